@@ -1,0 +1,106 @@
+"""Mixture of experts: routers, routed experts stacked in one tensor, shared experts."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from porter.blocks.mlp import GatedMLP
+from porter.blocks.module import Module, Parameter
+from porter.blocks.step import Step
+from porter.dialect import EXPERTS, ROUTE
+from porter.graph import cast
+
+
+class Router(Module):
+    """Chooses `top_k` experts per token by softmax over the router's logits (Mixtral, Qwen3-MoE).
+
+    The logits are computed at the port's dtype and the choice made in float32, as transformers does.
+    The values named `<path>.logits` and `<path>.experts` are what `porter verify` watches.
+    """
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int, normalize: bool) -> None:
+        self.weight = Parameter((experts, hidden_size))
+        self.top_k = top_k
+        self.rule: dict[str, object] = {"experts": experts, "scoring": "softmax", "top_k": top_k, "normalize": int(normalize), "scale": 1.0}
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """x [tokens, hidden] → weights [tokens, top_k] float32 and experts [tokens, top_k] int64."""
+        graph, op = step.graph, step.graph.op
+        logits = op.Gemm(x, self.weight.value(graph, step.dtype), transB=1)
+        return self.route(step, cast(graph, logits, ir.DataType.FLOAT), None)
+
+    def route(self, step: Step, logits: ir.Value, bias: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+        weights, experts = ROUTE(step.graph, logits, bias, **self.rule)
+        logits.name, experts.name = f"{self.path}.logits", f"{self.path}.experts"
+        return weights, experts
+
+
+class Float32Router(Router):
+    """A router whose logits are computed in float32 from float32 weights, with DeepSeek-V2's choice: softmax scores,
+    optionally only among the `top_groups` groups of experts whose best score is highest; weights not normalised."""
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int, scale: float, groups: int = 1, top_groups: int = 1) -> None:
+        super().__init__(hidden_size, experts, top_k, normalize=False)
+        self.weight = Parameter((experts, hidden_size), storage="float32")
+        self.rule |= {"scale": scale}
+        if groups > 1:
+            self.rule |= {"groups": groups, "top_groups": top_groups, "group_score": "max"}
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        return self.route(step, self.logits(step, x), None)
+
+    def logits(self, step: Step, x: ir.Value) -> ir.Value:
+        wide = cast(step.graph, x, ir.DataType.FLOAT)
+        return step.graph.op.Gemm(wide, self.weight.value(step.graph, step.dtype), transB=1)
+
+
+class BiasedRouter(Float32Router):
+    """DeepSeek-V3 (arXiv:2412.19437, section 2.1.2): sigmoid scores; a correction bias steers the choice but not the
+    weights; a group counts by the sum of its two best."""
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int, scale: float, groups: int, top_groups: int, normalize: bool) -> None:
+        super().__init__(hidden_size, experts, top_k, scale)
+        self.e_score_correction_bias = Parameter((experts,), storage="float32")
+        self.rule |= {"scoring": "sigmoid", "normalize": int(normalize), "epsilon": 1e-20}
+        self.rule |= {"groups": groups, "top_groups": top_groups, "group_score": "top2"}
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        return self.route(step, self.logits(step, x), self.e_score_correction_bias.value(step.graph, step.dtype))
+
+
+class Experts(Module):
+    """All routed experts of a layer: gate_up_proj [E, 2F, D] (gate rows above up rows), down_proj [E, D, F]."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, experts: int, top_k: int) -> None:
+        self.top_k = top_k
+        self.gate_up_proj = Parameter((experts, 2 * intermediate_size, hidden_size))
+        self.down_proj = Parameter((experts, hidden_size, intermediate_size))
+
+    def forward(self, step: Step, x: ir.Value, weights: ir.Value, experts: ir.Value) -> ir.Value:
+        graph = step.graph
+        gate_up, down = self.gate_up_proj.value(graph, step.dtype), self.down_proj.value(graph, step.dtype)
+        return EXPERTS(graph, x, weights, experts, gate_up, down, top_k=self.top_k)
+
+
+class MixtureOfExperts(Module):
+    """Each token through the experts that its router chose."""
+
+    def __init__(self, gate: Router, experts: Experts) -> None:
+        self.gate, self.experts = gate, experts
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        weights, experts = self.gate(step, x)
+        return self.experts(step, x, weights, experts)
+
+
+class SharedMixtureOfExperts(MixtureOfExperts):
+    """With experts that see every token, added to the routed ones."""
+
+    def __init__(self, gate: Router, experts: Experts, shared: GatedMLP) -> None:
+        super().__init__(gate, experts)
+        self.shared_experts = shared
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        return step.graph.op.Add(super().forward(step, x), self.shared_experts(step, x))
+
+

@@ -1,0 +1,29 @@
+"""The neutral dialect: composite functions in the domain `porter`, each with its bodies in core operators of opset 17."""
+
+from __future__ import annotations
+
+from porter.dialect.attention import ATTENTION
+from porter.dialect.cache import CACHE_UPDATE
+from porter.dialect.experts import EXPERTS
+from porter.dialect.function import Body, Function
+from porter.dialect.norm import RMS_NORM
+from porter.dialect.rotary import ROTARY_EMBEDDING
+from porter.dialect.route import ROUTE
+from porter.dialect.swiglu import SWIGLU
+
+FUNCTIONS: dict[str, Function] = {
+    f.name: f for f in (ATTENTION, CACHE_UPDATE, EXPERTS, RMS_NORM, ROTARY_EMBEDDING, ROUTE, SWIGLU)
+}
+
+__all__ = [
+    "ATTENTION",
+    "CACHE_UPDATE",
+    "EXPERTS",
+    "FUNCTIONS",
+    "RMS_NORM",
+    "ROTARY_EMBEDDING",
+    "ROUTE",
+    "SWIGLU",
+    "Body",
+    "Function",
+]

@@ -1,0 +1,45 @@
+"""Attention(q, k, v, mask) {heads, groups, key_dim, value_dim, scale}: q [B, H, S, D], k [B, G, T, D], v [B, G, T, V], mask [B, 1, S, T]."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from porter.dialect.function import function
+from porter.graph import Graph, cast, element_type
+
+HIDDEN = -3.4028234663852886e38  # the lowest float32: exp of it is zero, and a row that sees nothing stays finite
+
+
+@function("Attention")
+def ATTENTION(
+    graph: Graph,
+    q: ir.Value,
+    k: ir.Value,
+    v: ir.Value,
+    mask: ir.Value,
+    *,
+    heads: int,
+    groups: int,
+    key_dim: int,
+    value_dim: int,
+    scale: float,
+) -> ir.Value:
+    """softmax(q·k * scale where mask) · v → [B, H, S, V], softmax in float32.
+
+    The heads of a group are folded into its sequence, so that both MatMuls have equal batch dimensions and no key or
+    value is repeated. Every Reshape has constant targets: 0 copies a dimension, -1 is the only one to be found.
+    """
+    op = graph.op
+    folded = heads != groups
+    if folded:
+        q = op.Reshape(q, graph.ints(0, groups, -1, key_dim))  # [B, G, H/G*S, D]
+    scores = op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2]))  # [B, G, H/G*S, T]
+    scores = op.Mul(scores, graph.constant(scale, element_type(q)))
+    if folded:
+        scores = op.Reshape(scores, graph.ints(0, heads, -1, 0))  # [B, H, S, T]
+    scores = op.Where(mask, cast(graph, scores, ir.DataType.FLOAT), graph.constant(HIDDEN, ir.DataType.FLOAT))
+    weights = cast(graph, op.Softmax(scores, axis=-1), element_type(v))
+    if not folded:
+        return op.MatMul(weights, v)
+    weights = op.Reshape(weights, graph.ints(0, groups, -1, 0))  # [B, G, H/G*S, T]
+    return op.Reshape(op.MatMul(weights, v), graph.ints(0, heads, -1, value_dim))  # [B, H, S, V]

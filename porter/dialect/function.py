@@ -1,0 +1,84 @@
+"""What a function of the neutral dialect is: a name, its result types, and one or more bodies in core operators."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from porter.errors import GraphError, known_names
+from porter.graph import Graph
+
+Build = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Body:
+    """One way to spell a function in ONNX opset-17 core operators.
+
+    `build(graph, *inputs, **attributes)` emits it; `needs` names the operators beyond the common ones that a front
+    end must have for it.
+    """
+
+    build: Build
+    needs: tuple[str, ...] = ()
+
+
+@dataclass
+class Function:
+    """A composite function in the domain `porter`; calling it emits one node, which `passes.lower` maps or expands.
+
+    Bodies are code, not FunctionProtos: attributes change their structure (groups, scoring), and a front end without
+    Loop takes another body than one with it. The first body whose needs are met is taken.
+    """
+
+    name: str
+    results: tuple[int | ir.DataType, ...]  # an input's index (same type as that input) or a type
+    bodies: list[Body] = field(default_factory=list)
+
+    def __call__(self, graph: Graph, *inputs: ir.Value | None, **attributes: Any) -> Any:
+        """Emits a call. Raises GraphError for an attribute that the function does not have."""
+        for name in attributes:
+            if name not in self.attributes:
+                raise GraphError(f"{self.name} has no attribute '{name}'", known_names(name, self.attributes))
+        return graph.call(self.name, inputs, [self._result_type(r, inputs) for r in self.results], attributes)
+
+    def alternative(self, *needs: str) -> Callable[[Build], Build]:
+        """Adds a body for front ends that cannot take the earlier ones."""
+
+        def add(build: Build) -> Build:
+            self.bodies.append(Body(build, needs))
+            return build
+
+        return add
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        return tuple(p.name for p in self._signature() if p.kind == p.POSITIONAL_OR_KEYWORD)[1:]
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the attributes."""
+        return tuple(p.name for p in self._signature() if p.kind == p.KEYWORD_ONLY)
+
+    def _signature(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.bodies[0].build).parameters.values())
+
+    def _result_type(self, result: int | ir.DataType, inputs: tuple[ir.Value | None, ...]) -> ir.DataType | None:
+        if isinstance(result, ir.DataType):
+            return result
+        source = inputs[result]
+        return source.dtype if source is not None else None
+
+
+def function(name: str, *results: int | ir.DataType, needs: tuple[str, ...] = ()) -> Callable[[Build], Function]:
+    """Declares a function of the dialect by its first body: `(graph, *inputs, *, attributes)` → its results."""
+
+    def declare(build: Build) -> Function:
+        return Function(name, results or (0,), [Body(build, needs)])
+
+    return declare

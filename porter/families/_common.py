@@ -1,0 +1,67 @@
+"""What several families share: weights left out for the same reason, experts stacked the same way."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from porter.errors import FamilyError
+from porter.families._config import DecoderConfig
+from porter.weights import Drop, Piece, Rule
+
+ROTARY = Drop(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", "recomputed from config.json")
+
+
+def common_drops(config: DecoderConfig) -> tuple[Drop, ...]:
+    """What any decoder may carry without needing it."""
+    tied = (Drop(r"lm_head\.weight", "tied to model.embed_tokens.weight"),) if config.tie_word_embeddings else ()
+    return (ROTARY, *tied)
+
+
+def keys_and_values(config: DecoderConfig, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Transformers' cache as it is: [batch, heads, total, head_dim] twice."""
+    return keys, values
+
+
+class Windowed(Protocol):
+    """The fields by which Qwen's configs say which layers look through a window."""
+
+    num_hidden_layers: int
+    use_sliding_window: bool
+    sliding_window: int | None
+    max_window_layers: int
+    layer_types: list[str] | None
+
+
+def window_of_layer(config: Windowed, layer: int) -> int | None:
+    """The sliding window of a layer: by `layer_types` where given, else from `max_window_layers` up.
+
+    Raises FamilyError for a layer_types of another length or with a kind that is not known.
+    """
+    if not config.use_sliding_window or config.sliding_window is None:
+        return None
+    if config.layer_types is None:
+        return config.sliding_window if layer >= config.max_window_layers else None
+    kinds = {"sliding_attention": config.sliding_window, "full_attention": None}
+    if len(config.layer_types) != config.num_hidden_layers or not set(config.layer_types) <= set(kinds):
+        raise FamilyError("config.json: layer_types does not name a kind for every layer", f"known kinds: {', '.join(kinds)}")
+    return kinds[config.layer_types[layer]]
+
+
+def stacked_experts(
+    block: str, experts: int, hidden_size: int, intermediate_size: int, *, gate: str, up: str, down: str
+) -> tuple[Rule, ...]:
+    """Routed experts, from one tensor per expert or from the fused ones that transformers 5 holds in memory.
+
+    `block` is the name of the layer's expert block on disk, `gate`, `up` and `down` the projections' names there.
+    """
+    fused_gate_up = Piece("*.mlp.experts.gate_up_proj", (experts, 2 * intermediate_size, hidden_size))
+    fused_down = Piece("*.mlp.experts.down_proj", (experts, hidden_size, intermediate_size))
+    inner = (intermediate_size, hidden_size)
+    gate_up = tuple(Piece(f"*.{block}.experts.{e}.{n}.weight", inner) for e in range(experts) for n in (gate, up))
+    downs = tuple(Piece(f"*.{block}.experts.{e}.{down}.weight", inner[::-1]) for e in range(experts))
+    return (
+        Rule("*.mlp.experts.gate_up_proj", ((fused_gate_up,), gate_up)),
+        Rule("*.mlp.experts.down_proj", ((fused_down,), downs)),
+    )

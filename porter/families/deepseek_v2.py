@@ -1,0 +1,79 @@
+"""DeepSeek-V2 and V2-Lite (arXiv:2405.04434): latent attention, a softmax router, shared experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from porter.blocks.decoder import Decoder, DecoderLayer
+from porter.blocks.mlp import GatedMLP
+from porter.blocks.moe import Experts, Float32Router, SharedMixtureOfExperts
+from porter.families import _latent
+from porter.families._common import common_drops, stacked_experts
+from porter.families._config import rope_of
+from porter.weights import Drop, Rule
+
+MODEL_TYPES = ("deepseek_v2",)
+FORMS = _latent.FORMS
+
+
+@dataclass(frozen=True)
+class Config(_latent.LatentConfig):
+    """transformers' DeepseekV2Config. `norm_topk_prob` is in it, but its router never reads it, so neither do we."""
+
+    vocab_size: int = 102400
+    topk_method: str = "greedy"
+    scoring_func: str = "softmax"
+    mlp_bias: bool = False
+
+    def check(self) -> None:
+        super().check()
+        self.only("topk_method", "greedy", "group_limited_greedy")
+        self.only("scoring_func", "softmax")
+
+    @property
+    def grouped(self) -> bool:
+        return self.topk_method == "group_limited_greedy"
+
+
+def network(config: Config, form: str = "absorbed") -> Decoder:
+    """Leading dense layers, then routed and shared experts; latent attention everywhere."""
+    layers = [
+        DecoderLayer(
+            config.hidden_size,
+            config.rms_norm_eps,
+            _latent.attention(config, form, interleaved=True),
+            _experts(config) if n >= config.first_k_dense_replace else _dense(config, config.intermediate_size),
+        )
+        for n in range(config.num_hidden_layers)
+    ]
+    rope = rope_of(config, config.qk_rope_head_dim)
+    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+
+
+def _experts(config: Config) -> SharedMixtureOfExperts:
+    hidden, experts, top_k = config.hidden_size, config.n_routed_experts, config.num_experts_per_tok
+    groups = (config.n_group or 1, config.topk_group or 1) if config.grouped else (1, 1)
+    return SharedMixtureOfExperts(
+        Float32Router(hidden, experts, top_k, config.routed_scaling_factor, *groups),
+        Experts(hidden, config.moe_intermediate_size, experts, top_k),
+        _dense(config, config.moe_intermediate_size * config.n_shared_experts),
+    )
+
+
+def _dense(config: Config, intermediate_size: int) -> GatedMLP:
+    return GatedMLP(config.hidden_size, intermediate_size, config.mlp_bias)
+
+
+def weights(config: Config) -> tuple[Rule, ...]:
+    """kv_b_proj in its two parts; experts one tensor each on disk, or fused."""
+    sizes = (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size)
+    experts = stacked_experts("mlp", *sizes, gate="gate_proj", up="up_proj", down="down_proj")
+    return (*_latent.split_kv_b(config), *experts)
+
+
+def drops(config: Config) -> tuple[Drop, ...]:
+    """Multi-token prediction, beyond what any decoder may carry."""
+    return (*common_drops(config), *_latent.dropped_prediction_layers(config))
+
+
+original_cache = _latent.latent_and_rope

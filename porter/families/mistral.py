@@ -1,0 +1,61 @@
+"""Mistral (arXiv:2310.06825): Llama without biases, optionally with a sliding window in every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from porter.blocks.attention import GroupedQueryAttention
+from porter.blocks.decoder import Decoder, DecoderLayer
+from porter.blocks.mlp import GatedMLP
+from porter.families._common import common_drops, keys_and_values
+from porter.families._config import DecoderConfig, rope_of
+from porter.weights import Drop, Rule
+
+MODEL_TYPES = ("mistral",)
+
+
+@dataclass(frozen=True)
+class Config(DecoderConfig):
+    """transformers' MistralConfig."""
+
+    intermediate_size: int = 14336
+    num_key_value_heads: int | None = 8
+    max_position_embeddings: int = 4096 * 32
+    head_dim: int | None = None
+    sliding_window: int | None = 4096
+
+    def check(self) -> None:
+        super().check()
+        if self.head_dim is None:
+            self.divides("num_attention_heads", "hidden_size")
+
+
+def network(config: Config) -> Decoder:
+    """Grouped-query attention within the window and a gated MLP in every layer."""
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    layers = [
+        DecoderLayer(
+            config.hidden_size,
+            config.rms_norm_eps,
+            GroupedQueryAttention(
+                config.hidden_size, config.num_attention_heads, config.key_value_heads, head_dim, window=config.sliding_window
+            ),
+            GatedMLP(config.hidden_size, config.intermediate_size),
+        )
+        for _ in range(config.num_hidden_layers)
+    ]
+    rope = rope_of(config, head_dim)
+    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+
+
+def weights(config: Config) -> tuple[Rule, ...]:
+    """Every weight has its own name on disk."""
+    return ()
+
+
+def drops(config: Config) -> tuple[Drop, ...]:
+    """Nothing beyond what any decoder may carry."""
+    return common_drops(config)
+
+
+original_cache = keys_and_values

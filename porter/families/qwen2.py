@@ -1,0 +1,70 @@
+"""Qwen2 and Qwen2.5 (arXiv:2407.10671): biases on queries, keys and values; optionally windows in the upper layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from porter.blocks.attention import GroupedQueryAttention
+from porter.blocks.decoder import Decoder, DecoderLayer
+from porter.blocks.mlp import GatedMLP
+from porter.families._common import common_drops, keys_and_values, window_of_layer
+from porter.families._config import DecoderConfig, rope_of
+from porter.weights import Drop, Rule
+
+MODEL_TYPES = ("qwen2",)
+
+
+@dataclass(frozen=True)
+class Config(DecoderConfig):
+    """transformers' Qwen2Config."""
+
+    intermediate_size: int = 22016
+    vocab_size: int = 151936
+    num_key_value_heads: int | None = 32
+    max_position_embeddings: int = 32768
+    head_dim: int | None = None
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_window_layers: int = 28
+    layer_types: list[str] | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.head_dim is None:
+            self.divides("num_attention_heads", "hidden_size")
+
+
+def network(config: Config) -> Decoder:
+    """Grouped-query attention with biases and a gated MLP in every layer."""
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    layers = [
+        DecoderLayer(
+            config.hidden_size,
+            config.rms_norm_eps,
+            GroupedQueryAttention(
+                config.hidden_size,
+                config.num_attention_heads,
+                config.key_value_heads,
+                head_dim,
+                qkv_bias=True,
+                window=window_of_layer(config, n),
+            ),
+            GatedMLP(config.hidden_size, config.intermediate_size),
+        )
+        for n in range(config.num_hidden_layers)
+    ]
+    rope = rope_of(config, head_dim)
+    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+
+
+def weights(config: Config) -> tuple[Rule, ...]:
+    """Every weight has its own name on disk."""
+    return ()
+
+
+def drops(config: Config) -> tuple[Drop, ...]:
+    """Nothing beyond what any decoder may carry."""
+    return common_drops(config)
+
+
+original_cache = keys_and_values

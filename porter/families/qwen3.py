@@ -1,0 +1,67 @@
+"""Qwen3 (arXiv:2505.09388): queries and keys normalised per head; optionally windows in the upper layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from porter.blocks.attention import NormedGroupedQueryAttention
+from porter.blocks.decoder import Decoder, DecoderLayer
+from porter.blocks.mlp import GatedMLP
+from porter.families._common import common_drops, keys_and_values, window_of_layer
+from porter.families._config import DecoderConfig, rope_of
+from porter.weights import Drop, Rule
+
+MODEL_TYPES = ("qwen3",)
+
+
+@dataclass(frozen=True)
+class Config(DecoderConfig):
+    """transformers' Qwen3Config."""
+
+    intermediate_size: int = 22016
+    vocab_size: int = 151936
+    num_key_value_heads: int | None = 32
+    max_position_embeddings: int = 32768
+    head_dim: int = 128
+    attention_bias: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_window_layers: int = 28
+    layer_types: list[str] | None = None
+
+
+def network(config: Config) -> Decoder:
+    """Grouped-query attention with normalised heads and a gated MLP in every layer."""
+    layers = [
+        DecoderLayer(
+            config.hidden_size,
+            config.rms_norm_eps,
+            NormedGroupedQueryAttention(
+                config.hidden_size,
+                config.num_attention_heads,
+                config.key_value_heads,
+                config.head_dim,
+                epsilon=config.rms_norm_eps,
+                qkv_bias=config.attention_bias,
+                output_bias=config.attention_bias,
+                window=window_of_layer(config, n),
+            ),
+            GatedMLP(config.hidden_size, config.intermediate_size),
+        )
+        for n in range(config.num_hidden_layers)
+    ]
+    rope = rope_of(config, config.head_dim)
+    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+
+
+def weights(config: Config) -> tuple[Rule, ...]:
+    """Every weight has its own name on disk."""
+    return ()
+
+
+def drops(config: Config) -> tuple[Drop, ...]:
+    """Nothing beyond what any decoder may carry."""
+    return common_drops(config)
+
+
+original_cache = keys_and_values

@@ -1,0 +1,94 @@
+"""Qwen3-MoE (arXiv:2505.09388): Qwen3's attention, a softmax router and routed experts in most layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from porter.blocks.attention import NormedGroupedQueryAttention
+from porter.blocks.decoder import Decoder, DecoderLayer
+from porter.blocks.mlp import GatedMLP
+from porter.blocks.moe import Experts, MixtureOfExperts, Router
+from porter.families._common import common_drops, keys_and_values, stacked_experts
+from porter.families._config import DecoderConfig, rope_of
+from porter.weights import Drop, Rule
+
+MODEL_TYPES = ("qwen3_moe",)
+
+
+@dataclass(frozen=True)
+class Config(DecoderConfig):
+    """transformers' Qwen3MoeConfig."""
+
+    vocab_size: int = 151936
+    hidden_size: int = 2048
+    intermediate_size: int = 6144
+    num_hidden_layers: int = 24
+    num_key_value_heads: int | None = 4
+    max_position_embeddings: int = 32768
+    head_dim: int | None = None
+    attention_bias: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    decoder_sparse_step: int = 1
+    moe_intermediate_size: int = 768
+    num_experts_per_tok: int = 8
+    num_experts: int = 128
+    norm_topk_prob: bool = False
+    mlp_only_layers: list[int] | None = None
+
+    def check(self) -> None:
+        super().check()
+        self.at_most("num_experts_per_tok", self.num_experts, "num_experts")
+        if self.head_dim is None:
+            self.divides("num_attention_heads", "hidden_size")
+
+    def routed(self, layer: int) -> bool:
+        """Whether a layer has routed experts or one dense MLP."""
+        return layer not in (self.mlp_only_layers or []) and (layer + 1) % self.decoder_sparse_step == 0
+
+
+def network(config: Config) -> Decoder:
+    """Grouped-query attention with normalised heads; experts or a dense MLP by layer."""
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    layers = [
+        DecoderLayer(
+            config.hidden_size,
+            config.rms_norm_eps,
+            NormedGroupedQueryAttention(
+                config.hidden_size,
+                config.num_attention_heads,
+                config.key_value_heads,
+                head_dim,
+                epsilon=config.rms_norm_eps,
+                qkv_bias=config.attention_bias,
+                output_bias=config.attention_bias,
+                window=config.sliding_window if config.use_sliding_window else None,
+            ),
+            _experts(config) if config.routed(n) else GatedMLP(config.hidden_size, config.intermediate_size),
+        )
+        for n in range(config.num_hidden_layers)
+    ]
+    rope = rope_of(config, head_dim)
+    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+
+
+def _experts(config: Config) -> MixtureOfExperts:
+    hidden, experts, top_k = config.hidden_size, config.num_experts, config.num_experts_per_tok
+    return MixtureOfExperts(
+        Router(hidden, experts, top_k, normalize=config.norm_topk_prob),
+        Experts(hidden, config.moe_intermediate_size, experts, top_k),
+    )
+
+
+def weights(config: Config) -> tuple[Rule, ...]:
+    """Experts are one tensor each on disk, or fused."""
+    sizes = (config.num_experts, config.hidden_size, config.moe_intermediate_size)
+    return stacked_experts("mlp", *sizes, gate="gate_proj", up="up_proj", down="down_proj")
+
+
+def drops(config: Config) -> tuple[Drop, ...]:
+    """Nothing beyond what any decoder may carry."""
+    return common_drops(config)
+
+
+original_cache = keys_and_values

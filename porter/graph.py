@@ -1,0 +1,272 @@
+"""The one door to onnx-ir: builds a graph node by node and refuses, at once, what ONNX would refuse later or never.
+
+onnx-ir is a data structure: it takes a misspelt operator without a word. Every node that goes through `Graph` is
+held against the ONNX schema of its opset (operator, attributes, number of inputs) and gets its result types from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.shape_inference
+import onnx_ir as ir
+
+from porter.errors import GraphError, known_names
+
+OPSET = 17
+IR_VERSION = 8
+DOMAIN = "porter"
+
+Dimension = int | str
+
+
+class Graph:
+    """A graph under construction.
+
+    `graph.op.MatMul(a, b)` emits an operator of ONNX's own domain, `graph.call("RMSNorm", x, w, epsilon=1e-6)` a
+    function of the neutral dialect. Names follow the scope, so that an error can name the layer.
+    """
+
+    def __init__(self, root: ir.Graph | None = None) -> None:
+        self.root = root if root is not None else ir.Graph(
+            [], [], nodes=[], name="decoder", opset_imports={"": OPSET, DOMAIN: 1}
+        )
+        self.op = Operators(self)
+        self._emit: Callable[[ir.Node], object] = self.root.append
+        self._scope: tuple[str, ...] = ()
+        self._counts: dict[str, int] = {}
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
+        """Adds a graph input."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.root.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, shape: Sequence[Dimension]) -> None:
+        """Makes `value` a graph output; its shape is restated, since Reshape loses symbolic dimensions."""
+        value.name = name
+        value.shape = ir.Shape(shape)
+        self.root.outputs.append(value)
+
+    def parameter(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
+        """A weight by name: an initializer whose bytes are bound later (`bind`). Asked twice, it is the same value."""
+        if name not in self.root.initializers:
+            value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+            value.const_value = _unbound(name, dtype, shape)
+            self.root.register_initializer(value)
+        return self.root.initializers[name]
+
+    def constant(self, data: Any, dtype: ir.DataType) -> ir.Value:
+        """A small constant as an initializer of the root graph; equal constants are one value."""
+        array = np.asarray(data, dtype=dtype.numpy())
+        body = "_".join(str(x) for x in array.ravel()) if array.size <= 8 else hashlib.sha256(array.tobytes()).hexdigest()[:16]
+        shape = "x".join(str(n) for n in array.shape) or "scalar"
+        name = f"const.{dtype.name.lower()}.{shape}.{body}"
+        if name not in self.root.initializers:
+            tensor = ir.Tensor(array, dtype=dtype, name=name)
+            self.root.register_initializer(ir.Value(name=name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor))
+        return self.root.initializers[name]
+
+    def ints(self, *values: int) -> ir.Value:
+        """A one-dimensional int64 constant: a shape, axes, split sizes."""
+        return self.constant(values, ir.DataType.INT64)
+
+    def call(
+        self, function: str, inputs: Sequence[ir.Value | None], types: Sequence[ir.DataType | None], attributes: dict[str, Any]
+    ) -> Any:
+        """Emits a call of a function of the neutral dialect with results of these types."""
+        given = {name: value for name, value in attributes.items() if value is not None}
+        node = ir.Node(DOMAIN, function, inputs, ir.convenience.convert_attributes(given), num_outputs=len(types), version=1)
+        return self._finish(node, types)
+
+    def where(self) -> str:
+        """The scope as a name."""
+        return ".".join(self._scope)
+
+    @contextlib.contextmanager
+    def scope(self, *names: str) -> Iterator[None]:
+        """Nodes emitted inside carry this name in front."""
+        before = self._scope
+        self._scope = names
+        try:
+            yield
+        finally:
+            self._scope = before
+
+    @contextlib.contextmanager
+    def before(self, node: ir.Node) -> Iterator[None]:
+        """Nodes emitted inside stand before `node` and carry its name: how a function is replaced by its body."""
+        home = node.graph
+        if not isinstance(home, ir.Graph):
+            raise GraphError(f"node '{node.name}' belongs to no graph", "expand nodes of a finished graph only")
+        emit, self._emit = self._emit, lambda new: home.insert_before(node, new)
+        try:
+            with self.scope(node.name or node.op_type):
+                yield
+        finally:
+            self._emit = emit
+
+    def subgraph(self, inputs: Sequence[ir.Value], body: Callable[..., Sequence[ir.Value]]) -> ir.Graph:
+        """The body of a Loop or If: `body(*inputs)` gives its outputs and may use any value of the graphs around it."""
+        name = f"{self.where()}.body"
+        count = self._counts[name] = self._counts.get(name, -1) + 1
+        graph = ir.Graph(list(inputs), [], nodes=[], name=f"{name}_{count}")
+        emit, self._emit = self._emit, graph.append
+        try:
+            graph.outputs.extend(body(*inputs))
+        finally:
+            self._emit = emit
+        return graph
+
+    def emit(self, op_type: str, inputs: Sequence[ir.Value | None], outputs: int | None, attributes: dict[str, Any]) -> Any:
+        """Emits one standard operator, checked against its schema at OPSET.
+
+        Raises GraphError for an operator, attribute or number of inputs that the schema does not have.
+        """
+        schema = _schema(op_type)
+        unknown = sorted(set(attributes) - set(schema.attributes))
+        if unknown:
+            raise GraphError(f"{op_type} has no attribute '{unknown[0]}'", known_names(unknown[0], schema.attributes))
+        if not schema.min_input <= len(inputs) <= schema.max_input:
+            raise GraphError(f"{op_type} takes {schema.min_input} to {schema.max_input} inputs, not {len(inputs)}", "see the ONNX operator page")
+        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes), num_outputs=outputs or schema.min_output, version=OPSET)
+        return self._finish(node, _result_types(schema, node))
+
+    def _finish(self, node: ir.Node, types: Sequence[ir.DataType | None]) -> Any:
+        name = ".".join((*self._scope, node.op_type))
+        count = self._counts[name] = self._counts.get(name, -1) + 1
+        node.name = f"{name}_{count}" if count else name
+        for i, (value, dtype) in enumerate(zip(node.outputs, types, strict=True)):
+            value.name = f"{node.name}.{i}" if len(node.outputs) > 1 else node.name
+            if dtype is not None:
+                value.type = ir.TensorType(dtype)
+        self._emit(node)
+        return node.outputs[0] if len(node.outputs) == 1 else tuple(node.outputs)
+
+
+class Operators:
+    """`graph.op.X(...)`: the standard operators as methods; `outputs=` where an operator has a variable number."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        def emit(*inputs: ir.Value | None, outputs: int | None = None, **attributes: Any) -> Any:
+            return self._graph.emit(op_type, inputs, outputs, attributes)
+
+        return emit
+
+
+def element_type(value: ir.Value) -> ir.DataType:
+    """The element type of a value; GraphError when it is not known."""
+    if value.dtype is None:
+        raise GraphError(f"the type of '{value.name}' is not known", "give the producing function its result types")
+    return value.dtype
+
+
+def cast(graph: Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """The value at `dtype`: itself where it has it already."""
+    return value if element_type(value) == dtype else graph.op.Cast(value, to=dtype)
+
+
+def width(value: ir.Value, axis: int) -> int:
+    """A static dimension; GraphError when it is not one."""
+    size = value.shape[axis] if value.shape is not None else None
+    if not isinstance(size, int):
+        raise GraphError(f"dimension {axis} of '{value.name}' is not static", "declare it where the value is made")
+    return size
+
+
+def inferred(model: ir.Model) -> ir.Model:
+    """A copy of a finished model, checked by ONNX and with the shape of every value that can be known.
+
+    Raises GraphError where a node is malformed or shapes do not fit: the builder alone would not notice.
+    """
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(_without_locations(proto))
+        proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(f"the graph does not hold together: {str(error).splitlines()[0]}", "this is a bug in porter: please report it") from None
+    return ir.from_proto(proto)
+
+
+def _without_locations(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The checker looks for external files, which are not written yet."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            value = copy.graph.input.add(name=tensor.name)
+            value.type.tensor_type.elem_type = tensor.data_type
+            value.type.tensor_type.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=n) for n in tensor.dims)
+    kept = [t for t in copy.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(kept)
+    return copy
+
+
+def constant_of(value: ir.Value | None) -> np.ndarray | None:
+    """The content of a small constant, None for anything else (weights stay on disk)."""
+    tensor = value.const_value if value is not None else None
+    if tensor is None or isinstance(tensor, (ir.ExternalTensor, ir.LazyTensor)):
+        return None
+    return tensor.numpy()
+
+
+def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph and of the graphs inside it, in order."""
+    yield from ir.traversal.RecursiveGraphIterator(graph)
+
+
+def _schema(op_type: str) -> onnx.defs.OpSchema:
+    if not onnx.defs.has(op_type, OPSET, ""):
+        names = {s.name for s in onnx.defs.get_all_schemas()}
+        raise GraphError(f"ONNX opset {OPSET} has no operator '{op_type}'", known_names(op_type, names)[:200])
+    return onnx.defs.get_schema(op_type, OPSET, "")
+
+
+def _result_types(schema: onnx.defs.OpSchema, node: ir.Node) -> list[ir.DataType | None]:
+    """A result has the type of the inputs that share its type parameter, else the only one its schema allows."""
+    given: dict[str, ir.DataType] = {}
+    for i, value in enumerate(node.inputs):
+        formal = schema.inputs[min(i, len(schema.inputs) - 1)]
+        if value is not None and value.dtype is not None:
+            given.setdefault(formal.type_str, value.dtype)
+    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    types: list[ir.DataType | None] = []
+    for i in range(len(node.outputs)):
+        formal = schema.outputs[min(i, len(schema.outputs) - 1)]
+        if bodies:  # If: its outputs are the branch's; Loop: after the condition, the body's
+            offset = 1 if node.op_type == "Loop" else 0
+            types.append(bodies[0].outputs[i + offset].dtype)
+        elif "to" in node.attributes:
+            types.append(ir.DataType(node.attributes["to"].as_int()))
+        elif formal.type_str in given:
+            types.append(given[formal.type_str])
+        elif "value" in node.attributes:  # ConstantOfShape
+            types.append(node.attributes["value"].as_tensor().dtype)
+        else:
+            types.append(_only_type(schema, formal.type_str))
+    return types
+
+
+def _only_type(schema: onnx.defs.OpSchema, type_str: str) -> ir.DataType | None:
+    allowed = next((c.allowed_type_strs for c in schema.type_constraints if c.type_param_str == type_str), [type_str])
+    if len(allowed) != 1:
+        return None
+    name = allowed[0].removeprefix("tensor(").removesuffix(")").upper()
+    return ir.DataType[name] if name in ir.DataType.__members__ else None
+
+
+def _unbound(name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.LazyTensor:
+    def fail() -> ir.TensorProtocol:
+        raise GraphError(f"weight '{name}' is not bound to bytes yet", "bind the graph before it is read")
+
+    return ir.LazyTensor(fail, dtype=dtype, shape=ir.Shape(shape), name=name)

@@ -1,0 +1,116 @@
+"""Reads a checkpoint's tensors for the original, independently of porter's own reader."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from porter.errors import ParityError
+
+SINGLE, INDEX, SCALE = "model.safetensors", "model.safetensors.index.json", "_scale_inv"
+WIDE = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+Tensors = dict[str, torch.Tensor]
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """Map all tensors of the folder; which files these are is chosen as transformers does."""
+    wanted = {} if (folder / SINGLE).is_file() else _weight_map(folder)
+    tensors: Tensors = {}
+    for shard in sorted(set(wanted.values())) or [SINGLE]:
+        try:
+            tensors |= load_file(folder / shard)
+        except (OSError, SafetensorError) as cause:
+            raise ParityError(f"{shard} cannot be read: {cause}", "fetch the checkpoint again") from cause
+    _refuse("the index names tensors that no file holds", wanted.keys() - tensors.keys())
+    return tensors
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    try:
+        weight_map: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        outside = [shard for shard in weight_map.values() if Path(shard).name != shard]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as cause:
+        raise ParityError(
+            f"{folder} has no weights to compare with: {cause}", f"{SINGLE} or {INDEX} is needed"
+        ) from cause
+    _refuse("the index names files outside the checkpoint", outside)
+    return weight_map
+
+
+def drop_unused(tensors: Tensors, layers: int, predictors: int) -> Tensors:
+    """Leave out what no model of transformers has: multi-token-prediction layers and rotary frequencies."""
+    index = {name: int(found[1]) for name in tensors if (found := re.search(r"\.layers\.(\d+)\.", name))}
+    _refuse(
+        f"the config has {layers} layers, but there are tensors of others",
+        [name for name, layer in index.items() if layer >= layers + predictors],
+    )
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if index.get(name, -1) < layers and not name.endswith("rotary_emb.inv_freq")
+    }
+
+
+def dequantise(tensors: Tensors, block: tuple[int, int]) -> Tensors:
+    """Multiply float8 weights by their block scales in float32.
+
+    The way of transformers is not taken: it finds the size of a block by dividing the sides of a weight by
+    those of its scales, which is wrong wherever a side is no multiple of a block.
+    """
+    scales = {name.removesuffix(SCALE): tensor for name, tensor in tensors.items() if name.endswith(SCALE)}
+    _refuse("scales without a weight", scales.keys() - tensors.keys())
+    return {
+        name: _scaled(name, tensor, scales[name], block) if name in scales else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def _scaled(name: str, weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
+    blocks = tuple(-(-size // side) for size, side in zip(weight.shape, block, strict=False))
+    if weight.dtype != torch.float8_e4m3fn or weight.dim() != 2 or scale.shape != blocks:
+        raise ParityError(
+            f"{name}: scales {tuple(scale.shape)}, not {blocks}, for {weight.dtype} {tuple(weight.shape)}",
+            f"a float8_e4m3fn matrix has one scale for each block of {block[0]} x {block[1]}",
+        )
+    rows, columns = weight.shape
+    spread = scale.float().repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
+    return weight.float() * spread
+
+
+def check_tensors(tensors: Tensors) -> None:
+    """Refuse what transformers would load without a word, but not as what it is."""
+    _refuse(
+        "tensors that no upcast gives exactly",
+        [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in WIDE],
+    )
+    # The experts of a layer are stacked in the order of their numbers, whatever these are.
+    stacks: dict[tuple[str, str], dict[int, torch.Size]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if found := re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)", name):
+            stacks[found[1], found[3]][int(found[2])] = tensor.shape
+    for (stack, kind), shapes in stacks.items():
+        count = 1 + max(n for (other, _), these in stacks.items() if other == stack for n in these)
+        _refuse("missing experts", [f"{stack}.{n}.{kind}" for n in range(count) if n not in shapes])
+        _refuse(
+            "experts of different shapes",
+            [f"{stack}.{n}.{kind} {tuple(shape)}" for n, shape in shapes.items() if shape != shapes[0]],
+        )
+
+
+def _refuse(what: str, names: Iterable[str]) -> None:
+    """Raise when there are names, and show the first few."""
+    listed = sorted(names)
+    if listed:
+        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+        raise ParityError(
+            f"{what}: {', '.join(listed[:5])}{more}", "the original needs a complete checkpoint"
+        )

@@ -1,0 +1,323 @@
+"""The schema of targets: what is read, what is refused and how, and what a front end answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from porter.errors import TargetError
+from porter.target import Device, Frontend, devices, find_target, frontends
+from porter.target.device import read_device
+from porter.target.frontend import read_frontend
+
+FRONTEND = """
+name = "own"
+title = "a front end"
+vendor = "nobody"
+opset = 17
+opset_range = [13, 18]
+opset_rule = "model"
+ir_version = 8
+dtypes = ["float32"]
+minimum_past = 0
+passes = ["lower"]
+command = "own {model} > {output}"
+
+[sources]
+opset = "a page"
+ir_version = "a page"
+dtypes = "a page"
+minimum_past = "a page"
+operators = "a page"
+command = "a page"
+
+[dtype_groups]
+floats = ["float32", "float16"]
+
+[[check]]
+name = "known-operators"
+reason = "it stops"
+source = "a page"
+
+[[custom_operator]]
+name = "Norm"
+domain = "own"
+version = 1
+inputs = ["x", "gamma"]
+outputs = ["y"]
+attributes = { mode = 1 }
+dtypes = { x = ["floats"] }
+source = "a page"
+meaning = "Norm (x, gamma) => (y) { y = Mul (x, gamma) }"
+
+[[mapping]]
+function = "RMSNorm"
+operator = "own::Norm"
+inputs = ["x", "weight"]
+when = { epsilon = 1e-6 }
+reason = "epsilon is fixed"
+source = "a page"
+
+[operators]
+Add = [{ opsets = "8, 12-18", types = { T = ["floats", "int64"] } }]
+Pad = [{ opsets = "13-16" }, { opsets = "18", types = { input0 = ["bool"] } }]
+
+[operator_notes]
+Pad = "constant mode"
+"""
+
+DEVICE = """
+name = "card"
+title = "a card"
+vendor = "nobody"
+frontends = ["own"]
+memory_bytes = 1024
+rates = { float32 = 1e12 }
+
+[link]
+name = "wire"
+directions = 2
+
+[sources]
+memory_bytes = "a page"
+rates = "a page"
+link = "a page"
+
+[variants.big]
+memory_bandwidth = 2e12
+sources = { memory_bandwidth = "another page" }
+"""
+
+
+def frontend(folder: Path, text: str = FRONTEND) -> Frontend:
+    path = folder / "own.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_frontend(path)
+
+
+def device(folder: Path, text: str = DEVICE) -> Device:
+    path = folder / "card.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_device(path, ["own", "other"])
+
+
+# --------------------------------------------------------------------------------- what is read
+
+
+def test_an_operator_is_taken_or_refused_with_one_clause(tmp_path: Path) -> None:
+    own = frontend(tmp_path)
+    assert own.takes("", "Add", 14, {"T": "int64", "input0": "bool"}) is None
+    assert own.takes("ai.onnx", "Add", 14, {}) is None
+    assert own.takes("", "Add", 14, {"T": "int8"}) == "dtype int8 for T not in float16, float32, int64"
+    assert own.takes("", "Pad", 13, {}) == "known only at opsets 13-16, 18, not 17"
+    assert own.takes("", "Loop", 16, {}) == "unknown operator"
+    assert own.takes("com.microsoft", "Add", 1, {}) == "unknown operator"
+    assert own.has("Add", 14)
+    assert not own.has("Pad", 13)
+
+
+def test_the_opset_rule_decides_which_version_is_looked_up(tmp_path: Path) -> None:
+    by_schema = frontend(tmp_path, FRONTEND.replace('"model"', '"since_version"'))
+    assert by_schema.has("Pad", 13)
+    assert by_schema.takes("", "Add", 7, {}) == "known only at opsets 8, 12-18, not 7"
+
+
+def test_one_row_that_takes_it_is_enough(tmp_path: Path) -> None:
+    own = frontend(tmp_path, FRONTEND.replace('"13-16"', '"13-17", types = { T = ["string"] }'))
+    assert own.takes("", "Pad", 13, {"T": "string"}) is None
+    again = frontend(tmp_path, FRONTEND.replace('"13-16" }, { opsets = "18"', '"13-17" }, { opsets = "17"'))
+    assert again.takes("", "Pad", 13, {"input0": "int8"}) is None
+
+
+def test_a_custom_operator_is_known_by_domain_and_its_inputs_by_name_or_position(tmp_path: Path) -> None:
+    own = frontend(tmp_path)
+    assert own.takes("own", "Norm", 1, {"x": "float16", "gamma": "int8"}) is None
+    refusal = "dtype int8 for x not in float16, float32"
+    assert (
+        own.takes("own", "Norm", 1, {"x": "int8"})
+        == own.takes("own", "Norm", 1, {"input0": "int8"})
+        == refusal
+    )
+    assert own.takes("own", "Other", 1, {}) == "unknown operator"
+
+
+def test_a_mapping_applies_at_exactly_its_values_as_onnx_stores_them(tmp_path: Path) -> None:
+    (mapping,) = frontend(tmp_path).mappings
+    assert mapping.applies({"epsilon": 1e-6, "other": 3})
+    assert mapping.applies({"epsilon": 9.999999974752427e-07})
+    assert not mapping.applies({"epsilon": 1e-5})
+    assert not mapping.applies({"epsilon": 1.000001e-6})
+    assert not mapping.applies({})
+
+
+def test_what_is_not_stated_is_unknown(tmp_path: Path) -> None:
+    card = device(tmp_path)
+    assert (card.memory_bandwidth, card.soc) == (None, None)
+    assert card.link is not None
+    assert card.link.bandwidth is None
+
+
+def test_a_variant_adds_to_what_its_device_says(tmp_path: Path) -> None:
+    big = device(tmp_path).variants["big"]
+    assert (big.name, big.memory_bytes, big.memory_bandwidth) == ("big", 1024, 2e12)
+    assert big.sources["memory_bandwidth"] == "another page"
+    assert big.sources["rates"] == "a page"
+
+
+# --------------------------------------------------------------------------------- what is refused
+
+BAD_FRONTENDS = {
+    "unknown key": ("title =", "titel =", "no key is called 'titel'", "did you mean 'title'"),
+    "missing key": ('title = "a front end"', "", "title is missing", "it must be given"),
+    "not TOML": ("opset = 17", "opset = ", "own.toml", "a TOML file"),
+    "number for text": (
+        'title = "a front end"', "title = 3",
+        "title is a whole number, not text", "write text",
+    ),
+    "text for number": ("opset = 17", 'opset = "17"', "opset is text, not a whole number", "whole number"),
+    "truth for number": ("minimum_past = 0", "minimum_past = true", "is a truth value", "whole number"),
+    "date for text": ('vendor = "nobody"', "vendor = 2026-01-01", "is a date, not text", "write text"),
+    "empty text": ('vendor = "nobody"', 'vendor = ""', "vendor is empty", "leave the key out"),
+    "another file's name": ('name = "own"', 'name = "owl"', "name is 'owl'", "must be owl.toml"),
+    "opset outside its range": (
+        "opset = 17", "opset = 19",
+        "19 lies outside opset_range [13, 18]", "porter writes",
+    ),
+    "range upside down": ("[13, 18]", "[18, 13]", "opset_range is [18, 13]", "[lowest, highest]"),
+    "unknown rule": ('"model"', '"modell"', "opset_rule is 'modell'", "did you mean 'model'"),
+    "dtype of no port": ('["float32"]', '["float64"]', "dtypes names 'float64'", "float32"),
+    "no dtype at all": ('dtypes = ["float32"]', "dtypes = []", "dtypes is empty", "leave the key out"),
+    "negative past": ("minimum_past = 0", "minimum_past = -1", "minimum_past is -1", "cache positions"),
+    "pass named twice": ('["lower"]', '["lower", "lower"]', "passes names 'lower' twice", "once"),
+    "pass that is no text": ('["lower"]', "[1]", "passes holds 1", "text"),
+    "unknown placeholder": ("{output}", "{outptu}", "asks for '{outptu}'", "did you mean 'output'"),
+    "broken template": ("{output}", "{output", "command is no template", "doubled"),
+    "fact without source": ('dtypes = "a page"\n', "", "sources: dtypes is missing", "must be given"),
+    "source without fact": (
+        "[sources]", '[sources]\nopsets = "a page"',
+        "opsets is no fact", "did you mean 'opset'",
+    ),
+    "group called as a dtype": ("floats =", "int8 =", "int8 is a dtype already", "one thing"),
+    "group of no dtype": (
+        '"float16"]', '"float17"]',
+        "names 'float17', which is no dtype", "did you mean 'float",
+    ),
+    "key of a check": ('reason = "it', 'raeson = "it', "check 1: no key is called 'raeson'", "mean 'reason'"),
+    "check named twice": (
+        "[[custom_op", '[[check]]\nname = "known-operators"\nreason = "r"\nsource = "s"\n[[custom_op',
+        "twice", "once",
+    ),
+    "check without reason": ('reason = "it stops"\n', "", "check 1: reason is missing", "must be given"),
+    "table by another name": ("[operators]", "[operator]", "no key is called 'operator'", "'operators'"),
+    "opsets that are none": ('"8, 12-18"', '"8..18"', "Add 1: opsets is '8..18'", "write '8-18'"),
+    "opsets downwards": ('"8, 12-18"', '"18-8"', "opsets is '18-8'", "upwards"),
+    "row with another key": ('"13-16"', '"13-16", opset = 3', "Pad 1: no key is called 'opset'", "'opsets'"),
+    "row that is no table": ('[{ opsets = "13-16" }, ', "[3, ", "Pad holds 3", "table"),
+    "note on no operator": (
+        "Pad = \"c", "Pda = \"c",
+        "Pda is not in the operator table", "did you mean 'Pad'",
+    ),
+    "dtypes of no input": ("dtypes = { x", "dtypes = { z", "dtypes names no input: 'z'", "known: gamma, x"),
+    "custom operator of ONNX": ('domain = "own"', 'domain = "ai.onnx"', "domain is 'ai.onnx'", "[operators]"),
+    "attribute that is a table": ("mode = 1", "mode = { a = 1 }", "mode is {'a': 1}", "a number"),
+    "mapping to nothing": (
+        '"own::Norm"', '"own::Nrom"',
+        "'own::Nrom' is not defined", "did you mean 'own::Norm'",
+    ),
+    "mapping without meaning": ("meaning =", "#", "'own::Norm' has no meaning", "nothing can be proved"),
+    "mapping with too few inputs": ('["x", "weight"]', '["x"]', "are 1, 'own::Norm' has 2", "x, gamma"),
+}  # fmt: skip
+
+BAD_DEVICES = {
+    "unknown front end": ('["own"]', '["onw"]', "names 'onw', which is none", "did you mean 'own'"),
+    "no front end": ('frontends = ["own"]', "", "frontends is missing", "must be given"),
+    "unknown key": ("memory_bytes = 1024", "memory = 1024", "no key is called 'memory'", "memory_bytes"),
+    "no memory at all": ("memory_bytes = 1024", "memory_bytes = 0", "memory_bytes is 0", "leave it out"),
+    "endless memory": ("bandwidth = 2e12", "bandwidth = inf", "memory_bandwidth is inf", "leave it out"),
+    "rate of no dtype": ("float32 = 1e12", "fp32 = 1e12", "rates: fp32 is no dtype", "known:"),
+    "three directions": ("directions = 2", "directions = 3", "directions is 3", "each way"),
+    "link without name": ('name = "wire"', "", "link: name is missing", "must be given"),
+    "source without fact": ("[sources]", '[sources]\nsoc = "a page"', "soc is no fact", "known:"),
+    "fact without source": ('link = "a page"', "", "sources: link is missing", "must be given"),
+    "variant that says it again": (
+        "[variants.big]", "[variants.big]\nmemory_bytes = 9",
+        "is stated for the device too", "each variant",
+    ),
+    "variant of a variant": (
+        "[variants.big]", "[variants.big]\nvariants = {}",
+        "variants is stated", "each variant",
+    ),
+    "variant without source": (
+        "sources = { memory_bandwidth", "sources = { soc",
+        "variants: big: sources: soc is no fact", "known:",
+    ),
+    "variant with another key": (
+        "[variants.big]", "[variants.big]\nspeed = 9",
+        "big: no key is called 'speed'", "known:",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message", "hint"), BAD_FRONTENDS.values(), ids=BAD_FRONTENDS.keys())
+def test_a_bad_front_end_is_refused(tmp_path: Path, old: str, new: str, message: str, hint: str) -> None:
+    assert old in FRONTEND
+    with pytest.raises(TargetError) as caught:
+        frontend(tmp_path, FRONTEND.replace(old, new, 1))
+    assert str(tmp_path / "own.toml") in caught.value.message
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("old", "new", "message", "hint"), BAD_DEVICES.values(), ids=BAD_DEVICES.keys())
+def test_a_bad_device_is_refused(tmp_path: Path, old: str, new: str, message: str, hint: str) -> None:
+    assert old in DEVICE
+    with pytest.raises(TargetError) as caught:
+        device(tmp_path, DEVICE.replace(old, new, 1))
+    assert str(tmp_path / "card.toml") in caught.value.message
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["custom_operator", "mapping"])
+def test_what_is_said_twice_is_refused(tmp_path: Path, kind: str) -> None:
+    start = FRONTEND.index(f"[[{kind}]]")
+    block = FRONTEND[start : FRONTEND.index("\n\n", start) + 2]
+    with pytest.raises(TargetError, match="twice"):
+        frontend(tmp_path, FRONTEND.replace(block, block * 2))
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(TargetError, match=r"own\.toml"):
+        read_frontend(path)
+
+
+# --------------------------------------------------------------------------------- finding one
+
+
+def test_a_target_is_found_by_name_with_its_first_front_end() -> None:
+    target = find_target("ascend-910b")
+    assert (target.name, target.frontend.name) == ("ascend-910b", "cann-atc")
+    assert find_target("ascend-910b", "cann-atc") == target
+
+
+def test_what_is_not_known_is_named_with_what_is_near() -> None:
+    with pytest.raises(TargetError, match="no target is called 'ascend-910'") as caught:
+        find_target("ascend-910")
+    assert caught.value.hint.startswith("did you mean 'ascend-910b'? known: ascend-910b")
+    with pytest.raises(TargetError, match="no front end is called 'cann'") as caught:
+        find_target("ascend-910b", "cann")
+    assert "cann-atc" in caught.value.hint
+
+
+def test_a_front_end_that_does_not_feed_the_device_is_refused_with_those_that_do() -> None:
+    with pytest.raises(TargetError, match="'onnxruntime-musa' does not feed ascend-910b") as caught:
+        find_target("ascend-910b", "onnxruntime-musa")
+    assert caught.value.hint == "known: cann-atc"
+
+
+def test_the_data_are_read_once() -> None:
+    assert devices() is devices()
+    assert frontends() is frontends()
