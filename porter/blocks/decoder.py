@@ -65,6 +65,11 @@ class Decoder(Module):
         """The cache tensors of each layer."""
         return [layer.self_attn.cache for layer in self.model.layers]
 
+    def window(self) -> int | None:
+        """The widest sliding window of any layer, None without one."""
+        windows = [getattr(layer.self_attn, "window", None) for layer in self.model.layers]
+        return max((w for w in windows if w is not None), default=None)
+
     def named_parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, named as in the checkpoint."""
         return tuple({p.name: p for p in self.parameters()}.values())

@@ -33,7 +33,11 @@ class Rope:
         """What cosines and sines are multiplied by."""
         return 1.0
 
-    def module(self) -> Module:
+    def boundaries(self) -> tuple[int, ...]:
+        """The positions at which the rotation changes its rule, or ends."""
+        return (self.max_positions,)
+
+    def module(self) -> RotaryTables | DynamicRotation:
         """The part of a graph that turns position_ids into this rotation."""
         return RotaryTables(self)
 
@@ -57,6 +61,9 @@ class Llama3Rope(Rope):
     high_freq_factor: float
     original_max_positions: int
 
+    def boundaries(self) -> tuple[int, ...]:
+        return (self.original_max_positions, self.max_positions)
+
     def inverse_frequencies(self) -> np.ndarray:
         plain = super().inverse_frequencies()
         turns = self.original_max_positions * plain / (2 * math.pi)  # full turns within the trained length
@@ -76,6 +83,9 @@ class YarnRope(Rope):
     mscale_all_dim: float | None = None
     explicit_attention_factor: float | None = None
     truncate: bool = True
+
+    def boundaries(self) -> tuple[int, ...]:
+        return (self.original_max_positions, self.max_positions)
 
     def inverse_frequencies(self) -> np.ndarray:
         plain = super().inverse_frequencies()
@@ -105,7 +115,7 @@ class DynamicRope(Rope):
 
     factor: float
 
-    def module(self) -> Module:
+    def module(self) -> DynamicRotation:
         return DynamicRotation(self)
 
 
@@ -125,7 +135,10 @@ class Rotation:
 class RotaryTables(Module):
     """Gathers rows of [max_positions, dim / 2] tables by position."""
 
+    unbounded = False  # the tables end at max_positions
+
     def __init__(self, rope: Rope) -> None:
+        self.rope = rope
         shape = (rope.max_positions, rope.dim // 2)
         self.cos = Parameter(shape, table=partial(_table, rope, np.cos))
         self.sin = Parameter(shape, table=partial(_table, rope, np.sin))
@@ -148,6 +161,8 @@ class DynamicRotation(Module):
     Sine and cosine are polynomials of the half angle, reduced to at most a quarter turn: within 1e-7, and
     spelled in operators that every front end has.
     """
+
+    unbounded = True
 
     def __init__(self, rope: DynamicRope) -> None:
         self.rope = rope

@@ -32,6 +32,7 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
         self.router_logits: dict[int, np.ndarray] = {}
         self.choice: dict[int, np.ndarray] = {}
         self.routes: dict[int, np.ndarray] = {}
+        self.group_scores: dict[int, tuple[np.ndarray, int]] = {}  # scores [B*S, G], how many groups are kept
 
     def __enter__(self) -> Routing:
         for layer, block in self._blocks.items():
@@ -108,7 +109,9 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
             # Where a layer takes several such top-k, the last one is the choice.
             self.choice[layer], self.routes[layer] = np.array(scores.numpy()), np.array(chosen[1].numpy())
             return chosen
-        if forced is not None and scores.dim() == 2 and scores.shape[-1] == groups:
-            # Some routers mask what lies outside the chosen groups, and weigh the experts after that.
-            scores = scores.scatter(-1, forced // (experts // groups), float("inf"))
+        if scores.dim() == 2 and scores.shape[-1] == groups:
+            self.group_scores[layer] = np.array(scores.numpy()), k
+            if forced is not None:
+                # Some routers mask what lies outside the chosen groups, and weigh the experts after that.
+                scores = scores.scatter(-1, forced // (experts // groups), float("inf"))
         return func(scores, k, *args, **kwargs)

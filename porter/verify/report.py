@@ -1,0 +1,112 @@
+"""What a comparison found: checks in levels, a verdict, and the numbers that others rely on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["pass", "fail", "inconclusive"]
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was measured, what is allowed, and what came of it."""
+
+    name: str
+    value: float | int
+    limit: float | int
+    status: Status
+    detail: str = ""
+
+    @classmethod
+    def at_most(cls, name: str, value: float | int, limit: float | int, detail: str = "") -> Check:
+        """Passes while the value is a number within the limit."""
+        good = math.isfinite(value) and value <= limit
+        return cls(name, value, limit, "pass" if good else "fail", detail)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON has no infinities: a value that is no number becomes its name."""
+        value = self.value if math.isfinite(self.value) else str(self.value)
+        return {"name": self.name, "value": value, "limit": self.limit, "status": self.status, "detail": self.detail}
+
+
+@dataclass(frozen=True)
+class Level:
+    """The checks of one level."""
+
+    name: str
+    checks: tuple[Check, ...]
+
+    @property
+    def status(self) -> Status:
+        """Fails with any check that failed; without one, what could not be decided is not passed."""
+        return worst([c.status for c in self.checks])
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near the port's logits are to the original's in float64, over everything that was compared."""
+
+    greedy_match: bool
+    max_abs_error: float
+    cosine: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The verdict on a port."""
+
+    port: str
+    against: str
+    target: str
+    dtype: str
+    levels: tuple[Level, ...]
+    closeness: Closeness | None
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def status(self) -> Status:
+        """The worst of the levels."""
+        return worst([level.status for level in self.levels])
+
+    @property
+    def exit_code(self) -> int:
+        """0 parity holds, 1 it fails, 3 it could not be decided."""
+        return {"pass": 0, "fail": 1, "inconclusive": 3}[self.status]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `porter verify --json` prints."""
+        near = self.closeness
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "port": self.port,
+            "against": self.against,
+            "target": self.target,
+            "dtype": self.dtype,
+            "passed": self.status == "pass",
+            "status": self.status,
+            "levels": [
+                {"name": lv.name, "status": lv.status, "checks": [c.to_json() for c in lv.checks]} for lv in self.levels
+            ],
+            "greedy_match": near.greedy_match if near else None,
+            "max_abs_error": _number(near.max_abs_error) if near else None,
+            "cosine": _number(near.cosine) if near else None,
+            "kl": _number(near.kl) if near else None,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def worst(statuses: Sequence[Status]) -> Status:
+    """fail before inconclusive before pass; nothing looked at is inconclusive."""
+    order: tuple[Status, ...] = ("fail", "inconclusive")
+    return next((s for s in order if s in statuses), "pass" if statuses else "inconclusive")
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

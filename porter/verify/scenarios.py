@@ -1,0 +1,78 @@
+"""The ways in which a port is used, each a short story of calls: what verify walks through with port and original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SEED = 20241226
+PROMPT = 24  # tokens of the prompt; each story is a few dozen tokens, so that every layer's output can be held
+
+
+@dataclass(frozen=True)
+class Call:
+    """The new tokens of one call: ids, positions and mask [B, S]; a place with mask 0 is padding."""
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Calls that continue one another through the cache."""
+
+    name: str
+    calls: tuple[Call, ...]
+
+
+def scenarios(vocabulary: int, boundaries: Sequence[int], beyond: bool, window: int | None, steps: int) -> list[Scenario]:
+    """Prefill, token-by-token decode, chunked prefill, a left-padded batch, and positions across each boundary of RoPE.
+
+    `boundaries` are the positions where the rotation changes its rule or ends; `beyond` says whether positions past
+    the last one are meant. A `window` makes the prompt long enough to leave it.
+    """
+    generator = np.random.default_rng(SEED)
+    length = PROMPT if window is None else max(PROMPT, min(window + PROMPT // 2, 4 * PROMPT))
+    ids = generator.integers(0, vocabulary, (1, length + steps))
+    found = [
+        Scenario("prefill", (_call(ids[:, :length]),)),
+        Scenario("decode", _chunks(ids, [length // 2, *[1] * steps])),
+        Scenario("chunked prefill", _chunks(ids, [5, 1, 8, length - 14])),
+        Scenario("padded batch", _padded(generator.integers(0, vocabulary, (3, length)), [length, length // 2, 3])),
+    ]
+    for boundary in boundaries:
+        found.append(Scenario(f"positions around {boundary}", _across(ids[:, :length], boundary, beyond)))
+    return found
+
+
+def _call(ids: np.ndarray, start: int = 0) -> Call:
+    positions = np.broadcast_to(np.arange(start, start + ids.shape[1]), ids.shape)
+    return Call(ids, positions, np.ones(ids.shape, np.int64))
+
+
+def _chunks(ids: np.ndarray, sizes: Sequence[int]) -> tuple[Call, ...]:
+    starts = np.cumsum([0, *sizes])
+    return tuple(_call(ids[:, a:b], int(a)) for a, b in zip(starts[:-1], starts[1:], strict=True))
+
+
+def _padded(ids: np.ndarray, lengths: Sequence[int]) -> tuple[Call, ...]:
+    """Rows of different length, padded on the left; then one more token for each."""
+    size = ids.shape[1]
+    mask = np.array([[0] * (size - n) + [1] * n for n in lengths], np.int64)
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    step = Call(ids[:, :1], positions[:, -1:] + 1, np.ones((len(ids), 1), np.int64))
+    return Call(ids, positions, mask), step
+
+
+def _across(ids: np.ndarray, boundary: int, beyond: bool) -> tuple[Call, ...]:
+    """The first half from position 0, the second half around the boundary: long distances, where a frequency that is
+    slightly off shows. A shift of all positions would not: RoPE is relative."""
+    length = ids.shape[1]
+    half = length // 2
+    last = boundary + half // 2 if beyond else boundary - 1
+    far = np.arange(max(last - (length - half) + 1, half), max(last + 1, length))[: length - half]
+    first, second = _call(ids[:, :half]), ids[:, half:]
+    return first, Call(second, far[None], np.ones_like(second))

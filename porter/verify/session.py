@@ -1,0 +1,136 @@
+"""The port on ONNX Runtime: its own graph with its own weights, watched layer by layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from porter.errors import ParityError
+from porter.port import Model, Port
+from porter.verify.widen import wide_weights, widen
+
+NUMPY = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(int64)": np.dtype(np.int64),
+}
+WATCHED = {"layers": r"(?:.*\.)?layers\.(\d+)\.output", "router_logits": r"(?:.*\.)?layers\.(\d+)\..*\.logits"}
+CHOSEN = r"(?:.*\.)?layers\.(\d+)\..*\.experts"
+FORCED, OWN = ".forced", ".own"
+
+
+@dataclass(frozen=True)
+class PortTrace:
+    """What one call of the port computed; the first `minimum_past` masked cache places are left out."""
+
+    logits: np.ndarray  # [B, S, V]
+    layers: dict[int, np.ndarray]  # layer → [B * S, D]
+    router_logits: dict[int, np.ndarray]  # layer → [B * S, E]
+    routes: dict[int, np.ndarray]  # layer → [B * S, K]: its own choice, whatever was forced
+    cache: dict[str, np.ndarray]  # "3.key" → [B, heads, T, width]
+
+
+@dataclass(frozen=True)
+class PortPast:
+    """The cache as the port holds it, and the mask of its places."""
+
+    cache: dict[str, np.ndarray]
+    mask: np.ndarray  # [B, places]
+
+
+class PortSession:
+    """Runs a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with weights
+    taken from the source. With `forced` routers, the experts are an input of every call."""
+
+    def __init__(self, port: Port, model: Model, *, forced: bool) -> None:
+        self.minimum_past = int(port.manifest["minimum_past"])
+        built = ir.from_proto(onnx.load(port.graph, load_external_data=False))
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
+        if port.dtype != "float32":
+            widen(built)
+            names, values = wide_weights(model)
+            options.add_external_initializers(names, values)
+        self._chosen = self._force(built) if forced else {}
+        self._watch(built)
+        proto = ir.to_proto(built).SerializeToString()
+        try:
+            self._session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own types, unrelated to one another
+            message = f"ONNX Runtime does not load the port: {str(error).splitlines()[0]}"
+            raise ParityError(message, "convert the checkpoint again") from None
+        self._inputs = {i.name: i for i in self._session.get_inputs()}
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(
+        self,
+        input_ids: np.ndarray,
+        position_ids: np.ndarray,
+        mask: np.ndarray,
+        past: PortPast | None = None,
+        routes: Mapping[int, np.ndarray] | None = None,
+    ) -> tuple[PortTrace, PortPast]:
+        """One call: ids, positions and mask [B, S] of the new tokens; routes per layer where the port is forced."""
+        past = past or self._empty(len(input_ids))
+        whole = np.concatenate([past.mask, mask], axis=1)
+        feed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": whole, **past.cache}
+        feed |= {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
+        feed = {name: np.ascontiguousarray(a, dtype=NUMPY[self._inputs[name].type]) for name, a in feed.items()}
+        results = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+        present = {n.removeprefix("present."): a for n, a in results.items() if n.startswith("present.")}
+        trace = PortTrace(
+            logits=results["logits"],
+            layers=_by_layer(results, WATCHED["layers"]),
+            router_logits=_by_layer(results, WATCHED["router_logits"]),
+            routes=_by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
+            cache={name: a[:, :, self.minimum_past :] for name, a in present.items()},
+        )
+        return trace, PortPast({f"past_key_values.{n}": a for n, a in present.items()}, whole)
+
+    def _empty(self, batch: int) -> PortPast:
+        """An empty cache; where a front end takes none, `minimum_past` places that the mask hides."""
+        cache = {
+            name: np.zeros([batch, i.shape[1], self.minimum_past, i.shape[3]], NUMPY[i.type])
+            for name, i in self._inputs.items()
+            if name.startswith("past_key_values.")
+        }
+        return PortPast(cache, np.zeros((batch, self.minimum_past), np.int64))
+
+    def _watch(self, built: ir.Model) -> None:
+        """Makes the named values of the graph outputs."""
+        patterns = [re.compile(p) for p in (*WATCHED.values(), CHOSEN, CHOSEN + re.escape(OWN))]
+        for value in _values(built):
+            if any(p.fullmatch(str(value.name)) for p in patterns) and not value.is_graph_output():
+                built.graph.outputs.append(value)
+
+    def _force(self, built: ir.Model) -> dict[int, str]:
+        """Cuts each router's choice: what follows reads an input instead, the choice itself is only watched."""
+        chosen = {}
+        for value in list(_values(built)):
+            match = re.fullmatch(CHOSEN, str(value.name))
+            if match:
+                name = chosen[int(match[1])] = str(value.name)
+                forced = ir.Value(name=name + FORCED, type=value.type, shape=value.shape)
+                ir.convenience.replace_all_uses_with(value, forced)
+                built.graph.inputs.append(forced)
+                value.name = name + OWN
+        return chosen
+
+
+def _values(built: ir.Model) -> Iterator[ir.Value]:
+    return (value for node in built.graph for value in node.outputs if value.name)
+
+
+def _by_layer(results: Mapping[str, Any], pattern: str) -> dict[int, np.ndarray]:
+    matches = ((re.fullmatch(pattern, name), array) for name, array in results.items())
+    return {int(match[1]): array for match, array in matches if match}

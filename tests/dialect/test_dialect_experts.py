@@ -1,0 +1,112 @@
+"""Experts, in each of its bodies, against a loop over tokens and their chosen experts in float64."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from onnx_run import TOLERANCE, compute, error, normals
+
+from porter.dialect import EXPERTS
+from porter.dialect.experts import gather_chosen, gather_few_else_all, multiply_all
+
+LOOP = EXPERTS.bodies[0].build
+BODIES = {"loop": LOOP, "few or all": gather_few_else_all, "all": multiply_all, "few": gather_chosen}
+ACTIVE_ONLY = {"loop": LOOP, "few": gather_chosen}
+
+
+class Sizes(NamedTuple):
+    tokens: int
+    hidden: int
+    inner: int
+    experts: int
+    top_k: int
+
+
+SIZES = [
+    Sizes(1, 1, 1, 1, 1),
+    Sizes(1, 5, 3, 7, 2),  # one token
+    Sizes(3, 8, 6, 7, 2),  # as many tokens as are gathered: 7 // 2
+    Sizes(4, 8, 6, 7, 2),  # one more
+    Sizes(9, 7, 5, 3, 3),  # every expert
+    Sizes(33, 6, 10, 16, 4),
+]
+Tensors = list[np.ndarray]  # x, weights, experts, gate_up, down
+
+
+def tensors(dtype: str, n: Sizes) -> Tensors:
+    """Random ones; the experts of a token are distinct, as Route's are."""
+    x, gate_up, down = normals(
+        dtype, (n.tokens, n.hidden), (n.experts, 2 * n.inner, n.hidden), (n.experts, n.hidden, n.inner)
+    )
+    rng = np.random.default_rng(1)
+    experts = np.stack([rng.permutation(n.experts)[: n.top_k] for _ in range(n.tokens)])
+    return [x, rng.random((n.tokens, n.top_k), np.float32), experts.astype(np.int64), gate_up, down]
+
+
+def mixture(x: np.ndarray, weights: np.ndarray, experts: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    result = np.zeros(x.shape)
+    for t, k in np.ndindex(*experts.shape):
+        both = gate_up[experts[t, k]].astype(np.float64) @ x[t]
+        gate, up = np.split(both, 2)
+        hidden = gate / (1 + np.exp(-gate)) * up
+        result[t] += weights[t, k] * (down[experts[t, k]] @ hidden)
+    return result
+
+
+def computed(body: str, given: Tensors) -> np.ndarray:
+    top_k = given[2].shape[1]
+    return compute(lambda graph, *inputs: BODIES[body](graph, *inputs, top_k=top_k), *given)
+
+
+def test_every_body_is_tried() -> None:
+    assert [b.build for b in EXPERTS.bodies] == [LOOP, gather_few_else_all, multiply_all]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda n: "-".join(map(str, n)))
+@pytest.mark.parametrize("body", BODIES)
+def test_each_token_goes_through_its_experts(body: str, sizes: Sizes, dtype: str) -> None:
+    given = tensors(dtype, sizes)
+    got = computed(body, given)
+    assert got.dtype == dtype
+    assert error(got, mixture(*given)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("body", ACTIVE_ONLY)
+def test_an_expert_that_nobody_chose_is_not_read(body: str) -> None:
+    given = tensors("float32", Sizes(3, 4, 3, 8, 2))
+    _, _, experts, gate_up, down = given
+    expected = mixture(*given)
+    idle = np.setdiff1d(np.arange(8), experts)
+    assert len(idle) > 0
+    gate_up[idle], down[idle] = np.nan, np.nan
+    assert error(computed(body, given), expected) < 1e-6
+
+
+@pytest.mark.parametrize(("count", "read"), [(4, False), (5, True)])
+def test_few_tokens_gather_and_many_read_all(count: int, read: bool) -> None:
+    """8 experts, two for each token: four tokens read no more than all of them."""
+    given = tensors("float32", Sizes(count, 4, 3, 8, 2))
+    given[2] %= 7
+    given[4][7] = np.nan  # the expert that nobody chose
+    assert np.isnan(computed("few or all", given)).any() == read
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_crowd_at_one_expert(body: str) -> None:
+    given = tensors("float32", Sizes(6, 4, 3, 5, 1))
+    given[2][:] = 4
+    assert error(computed(body, given), mixture(*given)) < 1e-6
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_shares_are_applied_and_summed_in_float32(body: str) -> None:
+    """A share that float16 would round away decides what is left of two results that cancel."""
+    x = np.ones((1, 1), np.float16)
+    gate_up = np.array([[[32], [1]], [[32], [-1]]], np.float16)  # results 32 and -32
+    down = np.ones((2, 1, 1), np.float16)
+    weights, experts = np.array([[0.5001, 0.5]], np.float32), np.array([[0, 1]])
+    got = computed(body, [x, weights, experts, gate_up, down])
+    assert got.item() == pytest.approx(32 * 0.0001, rel=1e-2)

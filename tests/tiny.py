@@ -1,0 +1,115 @@
+"""Tiny random checkpoints as transformers writes them, and ports of them run on ONNX Runtime."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+
+Config = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
+
+
+def sample(family: str, **overrides: Any) -> Config:
+    """The config.json of a family's sample, with some fields changed; `...` for a field takes it out."""
+    config = json.loads((SAMPLES / family / "config.json").read_text()) | overrides
+    return {name: value for name, value in config.items() if value is not ...}
+
+
+def write_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    shard: str = "1GB",
+    verbatim: bool = True,
+) -> Path:
+    """A checkpoint of transformers' own class for this config: random weights, none of them 0 or 1.
+
+    config.json is the given one, or with `verbatim` false the one that transformers writes.
+    """
+    given = copy.deepcopy(dict(config))
+    parsed = transformers.AutoConfig.for_model(given.pop("model_type"), **given)
+    parsed.dtype = dtype
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(_random(name, tensor))
+    model.requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.save_pretrained(folder, max_shard_size=shard)
+    if verbatim:
+        (folder / "config.json").write_text(json.dumps(dict(config)))
+    return folder
+
+
+def _random(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Such that each part of the model counts: norms around 1, biases around 0, routers with a clear opinion."""
+    noise = torch.randn(tensor.shape)
+    if tensor.dim() == 1:
+        return 1 + 0.2 * noise if "norm" in name else 0.2 * noise
+    gain = 1.0 if "embed_tokens" in name else (3.0 if name.endswith("gate.weight") else 1.5) / tensor.shape[-1] ** 0.5
+    return gain * noise
+
+
+def respell(folder: Path) -> None:
+    """Rewrites config.json in the older form: `rope_scaling` and `rope_theta` for `rope_parameters`, `torch_dtype`."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters", None) or {}
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type", "default")
+    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    if "dtype" in config:
+        config["torch_dtype"] = config.pop("dtype")
+    path.write_text(json.dumps(config))
+
+
+def edit_tensors(folder: Path, *, add: Tensors | None = None, drop: tuple[str, ...] = ()) -> None:
+    """Adds tensors to a checkpoint of one file, or takes some out."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path) | (add or {})
+    save_file({n: t.contiguous() for n, t in tensors.items() if n not in drop}, path, metadata={"format": "pt"})
+
+
+class Runner:
+    """A port on ONNX Runtime, by what DESIGN.md section 6 promises and nothing else."""
+
+    def __init__(self, port: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(port / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self._inputs = {i.name: i for i in self._session.get_inputs()}
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def empty(self, batch: int, places: int) -> dict[str, np.ndarray]:
+        """A cache with nothing in it but `places` that a mask must hide; what stands there must not matter."""
+        names = [n for n in self._inputs if n.startswith("past_key_values.")]
+        shapes = {n: [batch, self._inputs[n].shape[1], places, self._inputs[n].shape[3]] for n in names}
+        return {n: np.full(shape, 3.0, KINDS[self._inputs[n].type]) for n, shape in shapes.items()}
+
+    def run(
+        self, ids: np.ndarray, positions: np.ndarray, mask: np.ndarray, cache: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Logits, and the cache for the next call."""
+        feed = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, **cache}
+        feed = {name: np.ascontiguousarray(a, KINDS[self._inputs[name].type]) for name, a in feed.items()}
+        results = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+        logits = results.pop("logits")
+        return logits, {name.replace("present.", "past_key_values."): a for name, a in results.items()}
