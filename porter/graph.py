@@ -55,12 +55,18 @@ class Graph:
         self.root.outputs.append(value)
 
     def parameter(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
-        """A weight by name: an initializer whose bytes are bound later (`bind`). Asked twice, it is the same value."""
+        """A weight by name: an initializer whose bytes are bound later (`bind`). Asked twice, it is the same value.
+
+        Raises GraphError where the name is taken by a weight of another type or shape.
+        """
         if name not in self.root.initializers:
             value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
             value.const_value = _unbound(name, dtype, shape)
             self.root.register_initializer(value)
-        return self.root.initializers[name]
+        known = self.root.initializers[name]
+        if known.dtype != dtype or known.shape != tuple(shape):
+            raise GraphError(f"parameter '{name}' is asked for in two types or shapes", "give each weight a name of its own")
+        return known
 
     def constant(self, data: Any, dtype: ir.DataType) -> ir.Value:
         """A small constant as an initializer of the root graph; equal constants are one value."""

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from porter import __version__
 from porter.blocks.decoder import Decoder
+from porter.census import census
 from porter.checkpoint import Checkpoint, open_checkpoint
 from porter.errors import PortError, TargetError, known_names
 from porter.families import DecoderConfig, Family, family_of
@@ -204,7 +205,7 @@ def _keep_apart(folder: Path, output: Path) -> None:
 def _manifest(
     model: Model, target: Target, dtype: ir.DataType, attention: str, built: ir.Model, lowering: dict[str, int]
 ) -> dict[str, Any]:
-    forms = model.family.forms
+    forms, sizes = model.family.forms, census(model.network)
     return {
         "schema_version": SCHEMA_VERSION,
         "porter": __version__,
@@ -215,6 +216,10 @@ def _manifest(
         "dtype": next(name for name, d in DTYPES.items() if d == dtype),
         "attention": (forms[0] if attention == "auto" else attention) if forms else None,
         "minimum_past": target.frontend.minimum_past,
+        "parameters": sizes.parameters,
+        "active_parameters": sizes.active_parameters,
+        "layers": sizes.layers,
+        "cache_width": sizes.cache_width,
         "graphs": [
             {
                 "file": GRAPH,

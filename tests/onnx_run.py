@@ -36,7 +36,7 @@ def normals(dtype: str, *shapes: tuple[int, ...], seed: int = 0) -> list[np.ndar
 
 
 def error(got: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, in units of the largest value that is expected; infinite where something is not a number."""
+    """The largest difference, in units of the largest value that is expected; infinite where a value is not a number."""
     assert got.shape == expected.shape
     difference = np.abs(got.astype(np.float64) - expected).max() / max(np.abs(expected).max(), 1e-30)
     return float(difference) if np.isfinite(difference) else float("inf")
@@ -153,7 +153,7 @@ def random_weights(network: Decoder, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def built(network: Decoder, weights: Mapping[str, np.ndarray] | None = None, dtype: str = "float32") -> ir.Model:
-    """The network's neutral model with its weights in it (random ones by default), reshaped where the form asks for it."""
+    """The network's neutral model with its weights in it, random ones by default, reshaped as the form asks for."""
     graph, weights = network.build(DTYPES[dtype]), weights or random_weights(network)
     for p in network.named_parameters():
         array = weights[p.name].reshape(p.shape).astype(p.dtype(DTYPES[dtype]).numpy())

@@ -35,10 +35,12 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     shard: str = "1GB",
     verbatim: bool = True,
+    fused: bool = False,
 ) -> Path:
     """A checkpoint of transformers' own class for this config: random weights, none of them 0 or 1.
 
-    config.json is the given one, or with `verbatim` false the one that transformers writes.
+    config.json is the given one, or with `verbatim` false the one that transformers writes. `fused` names and stacks
+    experts as transformers 5 holds them in memory, not as they are published.
     """
     given = copy.deepcopy(dict(config))
     parsed = transformers.AutoConfig.for_model(given.pop("model_type"), **given)
@@ -51,7 +53,7 @@ def write_checkpoint(
     model.requires_grad_(False)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-    model.save_pretrained(folder, max_shard_size=shard)
+    model.save_pretrained(folder, max_shard_size=shard, save_original_format=not fused)
     if verbatim:
         (folder / "config.json").write_text(json.dumps(dict(config)))
     return folder

@@ -13,6 +13,7 @@ from porter.blocks.module import Module, ModuleList, Parameter
 from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rope, Rotation
 from porter.blocks.step import Step
+from porter.errors import GraphError
 from porter.graph import Graph
 
 
@@ -71,8 +72,12 @@ class Decoder(Module):
         return max((w for w in windows if w is not None), default=None)
 
     def named_parameters(self) -> tuple[Parameter, ...]:
-        """Every parameter once, named as in the checkpoint."""
-        return tuple({p.name: p for p in self.parameters()}.values())
+        """Every parameter once, named as in the checkpoint; raises GraphError where two would have one name."""
+        named: dict[str, Parameter] = {}
+        for parameter in self.parameters():
+            if named.setdefault(parameter.name, parameter) is not parameter:
+                raise GraphError(f"two parameters are called '{parameter.name}'", "give each weight a name of its own")
+        return tuple(named.values())
 
     def build(self, dtype: ir.DataType) -> ir.Graph:
         """The neutral graph at `dtype`: inputs and outputs as the port folder promises them.

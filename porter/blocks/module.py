@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ class Parameter:
     storage: Storage = "port"
     table: Callable[[], np.ndarray] | None = None
     name: str = ""
+    learned: bool = True  # False for what is stored but adjusted by a rule, not trained: no parameter of the model
 
     def value(self, graph: Graph, dtype: ir.DataType) -> ir.Value:
         """The initializer in `graph`, with `dtype` the port's."""
@@ -59,8 +60,13 @@ class Module:
                 yield item
             elif isinstance(item, Module):
                 yield from item.parameters(prefix if item.transparent else path)
-            elif isinstance(item, list | tuple | dict) and any(isinstance(x, Module | Parameter) for x in item):
+            elif _holds_modules(item):
                 raise GraphError(f"{path} is a plain {type(item).__name__} of modules", "use ModuleList")
+
+
+def _holds_modules(item: object) -> bool:
+    held = item.values() if isinstance(item, dict) else item
+    return isinstance(held, Iterable) and any(isinstance(x, Module | Parameter) for x in held)
 
 
 class ModuleList(Module):

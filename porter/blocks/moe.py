@@ -60,7 +60,7 @@ class BiasedRouter(Float32Router):
 
     def __init__(self, hidden_size: int, experts: int, top_k: int, scale: float, groups: int, top_groups: int, normalize: bool) -> None:
         super().__init__(hidden_size, experts, top_k, scale)
-        self.e_score_correction_bias = Parameter((experts,), storage="float32")
+        self.e_score_correction_bias = Parameter((experts,), storage="float32", learned=False)
         self.rule |= {"scoring": "sigmoid", "normalize": int(normalize), "epsilon": 1e-20}
         self.rule |= {"groups": groups, "top_groups": top_groups, "group_score": "top2"}
 

@@ -34,10 +34,11 @@ def ATTENTION(
     if folded:
         q = op.Reshape(q, graph.ints(0, groups, -1, key_dim))  # [B, G, H/G*S, D]
     scores = op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2]))  # [B, G, H/G*S, T]
-    scores = op.Mul(scores, graph.constant(scale, element_type(q)))
     if folded:
         scores = op.Reshape(scores, graph.ints(0, heads, -1, 0))  # [B, H, S, T]
-    scores = op.Where(mask, cast(graph, scores, ir.DataType.FLOAT), graph.constant(HIDDEN, ir.DataType.FLOAT))
+    # the scale stays in float32: rounded to a narrow dtype it would be another model
+    scores = op.Mul(cast(graph, scores, ir.DataType.FLOAT), graph.constant(scale, ir.DataType.FLOAT))
+    scores = op.Where(mask, scores, graph.constant(HIDDEN, ir.DataType.FLOAT))
     weights = cast(graph, op.Softmax(scores, axis=-1), element_type(v))
     if not folded:
         return op.MatMul(weights, v)

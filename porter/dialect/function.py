@@ -40,10 +40,16 @@ class Function:
     bodies: list[Body] = field(default_factory=list)
 
     def __call__(self, graph: Graph, *inputs: ir.Value | None, **attributes: Any) -> Any:
-        """Emits a call. Raises GraphError for an attribute that the function does not have."""
+        """Emits a call. Raises GraphError for an attribute that is unknown or missing, and a wrong number of inputs."""
         for name in attributes:
             if name not in self.attributes:
                 raise GraphError(f"{self.name} has no attribute '{name}'", known_names(name, self.attributes))
+        for p in self._signature():
+            if p.kind == p.KEYWORD_ONLY and p.default is p.empty and p.name not in attributes:
+                raise GraphError(f"{self.name} needs the attribute '{p.name}'", f"it has {', '.join(self.attributes)}")
+        if len(inputs) != len(self.inputs):
+            expected = ", ".join(self.inputs)
+            raise GraphError(f"{self.name} takes {len(self.inputs)} inputs, not {len(inputs)}", f"in order: {expected}")
         return graph.call(self.name, inputs, [self._result_type(r, inputs) for r in self.results], attributes)
 
     def alternative(self, *needs: str) -> Callable[[Build], Build]:

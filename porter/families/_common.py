@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import dataclasses
 
 import numpy as np
 
@@ -24,29 +24,34 @@ def keys_and_values(config: DecoderConfig, keys: np.ndarray, values: np.ndarray)
     return keys, values
 
 
-class Windowed(Protocol):
+@dataclasses.dataclass(frozen=True)
+class WindowedConfig(DecoderConfig):
     """The fields by which Qwen's configs say which layers look through a window."""
 
-    num_hidden_layers: int
-    use_sliding_window: bool
-    sliding_window: int | None
-    max_window_layers: int
-    layer_types: list[str] | None
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_window_layers: int = 28
+    layer_types: list[str] | None = None
 
+    def check(self) -> None:
+        super().check()
+        if self.layer_types is None:
+            return
+        kinds = ("full_attention", "sliding_attention")
+        if len(self.layer_types) != self.num_hidden_layers or not set(self.layer_types) <= set(kinds):
+            message = f"config.json: layer_types does not name a kind for each of num_hidden_layers = {self.num_hidden_layers}"
+            raise FamilyError(message, f"known kinds: {', '.join(kinds)}")
+        if "sliding_attention" in self.layer_types and not (self.use_sliding_window and self.sliding_window):
+            message = "config.json: layer_types names sliding_attention, but use_sliding_window or sliding_window is not set"
+            raise FamilyError(message, "compare the config with the model's release")
 
-def window_of_layer(config: Windowed, layer: int) -> int | None:
-    """The sliding window of a layer: by `layer_types` where given, else from `max_window_layers` up.
-
-    Raises FamilyError for a layer_types of another length or with a kind that is not known.
-    """
-    if not config.use_sliding_window or config.sliding_window is None:
-        return None
-    if config.layer_types is None:
-        return config.sliding_window if layer >= config.max_window_layers else None
-    kinds = {"sliding_attention": config.sliding_window, "full_attention": None}
-    if len(config.layer_types) != config.num_hidden_layers or not set(config.layer_types) <= set(kinds):
-        raise FamilyError("config.json: layer_types does not name a kind for every layer", f"known kinds: {', '.join(kinds)}")
-    return kinds[config.layer_types[layer]]
+    def window_of_layer(self, layer: int) -> int | None:
+        """The sliding window of a layer: by `layer_types` where given, else from `max_window_layers` up."""
+        if self.layer_types is None:
+            within = self.use_sliding_window and layer >= self.max_window_layers
+        else:
+            within = self.layer_types[layer] == "sliding_attention"
+        return self.sliding_window if within else None
 
 
 def stacked_experts(

@@ -27,7 +27,7 @@ class LatentConfig(DecoderConfig):
     moe_intermediate_size: int = 1407
     n_routed_experts: int = 64
     n_shared_experts: int = 2
-    num_experts_per_tok: int = 8
+    num_experts_per_tok: int = 0  # not given
     first_k_dense_replace: int = 0
     moe_layer_freq: int = 1
     routed_scaling_factor: float = 1.0

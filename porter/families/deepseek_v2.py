@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
@@ -20,14 +21,17 @@ FORMS = _latent.FORMS
 class Config(_latent.LatentConfig):
     """transformers' DeepseekV2Config. `norm_topk_prob` is in it, but its router never reads it, so neither do we."""
 
+    aliases: ClassVar = {"num_experts": "n_routed_experts"}
+
     vocab_size: int = 102400
     topk_method: str = "greedy"
     scoring_func: str = "softmax"
     mlp_bias: bool = False
 
     def check(self) -> None:
-        super().check()
         self.only("topk_method", "greedy", "group_limited_greedy")
+        super().check()
+        self.divides("num_attention_heads", "hidden_size")  # transformers insists, though nothing needs it
         self.only("scoring_func", "softmax")
 
     @property

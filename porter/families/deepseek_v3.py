@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import BiasedRouter, Experts, SharedMixtureOfExperts
+from porter.errors import FamilyError
 from porter.families import _latent
 from porter.families._common import common_drops, stacked_experts
 from porter.families._config import rope_of
@@ -22,6 +24,8 @@ FORMS = _latent.FORMS
 class Config(_latent.LatentConfig):
     """transformers' DeepseekV3Config."""
 
+    aliases: ClassVar = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"}
+
     vocab_size: int = 129280
     hidden_size: int = 7168
     intermediate_size: int = 18432
@@ -34,7 +38,9 @@ class Config(_latent.LatentConfig):
     routed_scaling_factor: float = 2.5
     n_group: int | None = 8
     topk_group: int | None = 4
+    num_experts_per_tok: int = 8
     first_k_dense_replace: int = 3
+    num_nextn_predict_layers: int = 1
     norm_topk_prob: bool = True
     rope_interleave: bool = True
     scoring_func: str = "sigmoid"
@@ -44,6 +50,9 @@ class Config(_latent.LatentConfig):
         super().check()
         self.only("scoring_func", "sigmoid")
         self.only("topk_method", "noaux_tc")
+        if self.n_routed_experts // (self.n_group or 1) < 2:
+            message = f"config.json: n_group is {self.n_group} with n_routed_experts = {self.n_routed_experts}"
+            raise FamilyError(message, "a group counts by its two best experts, so it needs two")
 
     @property
     def grouped(self) -> bool:

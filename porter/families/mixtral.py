@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
@@ -19,6 +20,7 @@ class Config(DecoderConfig):
     """transformers' MixtralConfig."""
 
     default_theta = 1000000.0
+    aliases: ClassVar = {"num_experts": "num_local_experts"}
 
     intermediate_size: int = 14336
     num_key_value_heads: int | None = 8

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
-from porter.families._common import common_drops, keys_and_values, window_of_layer
-from porter.families._config import DecoderConfig, rope_of
+from porter.families._common import WindowedConfig, common_drops, keys_and_values
+from porter.families._config import rope_of
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("qwen2",)
 
 
 @dataclass(frozen=True)
-class Config(DecoderConfig):
+class Config(WindowedConfig):
     """transformers' Qwen2Config."""
 
     intermediate_size: int = 22016
@@ -23,10 +23,6 @@ class Config(DecoderConfig):
     num_key_value_heads: int | None = 32
     max_position_embeddings: int = 32768
     head_dim: int | None = None
-    use_sliding_window: bool = False
-    sliding_window: int | None = 4096
-    max_window_layers: int = 28
-    layer_types: list[str] | None = None
 
     def check(self) -> None:
         super().check()
@@ -47,7 +43,7 @@ def network(config: Config) -> Decoder:
                 config.key_value_heads,
                 head_dim,
                 qkv_bias=True,
-                window=window_of_layer(config, n),
+                window=config.window_of_layer(n),
             ),
             GatedMLP(config.hidden_size, config.intermediate_size),
         )

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from porter.blocks.attention import NormedGroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
-from porter.families._common import common_drops, keys_and_values, window_of_layer
-from porter.families._config import DecoderConfig, rope_of
+from porter.families._common import WindowedConfig, common_drops, keys_and_values
+from porter.families._config import rope_of
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("qwen3",)
 
 
 @dataclass(frozen=True)
-class Config(DecoderConfig):
+class Config(WindowedConfig):
     """transformers' Qwen3Config."""
 
     intermediate_size: int = 22016
@@ -24,10 +24,6 @@ class Config(DecoderConfig):
     max_position_embeddings: int = 32768
     head_dim: int = 128
     attention_bias: bool = False
-    use_sliding_window: bool = False
-    sliding_window: int | None = 4096
-    max_window_layers: int = 28
-    layer_types: list[str] | None = None
 
 
 def network(config: Config) -> Decoder:
@@ -44,7 +40,7 @@ def network(config: Config) -> Decoder:
                 epsilon=config.rms_norm_eps,
                 qkv_bias=config.attention_bias,
                 output_bias=config.attention_bias,
-                window=window_of_layer(config, n),
+                window=config.window_of_layer(n),
             ),
             GatedMLP(config.hidden_size, config.intermediate_size),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from porter.blocks.attention import NormedGroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
@@ -18,6 +19,8 @@ MODEL_TYPES = ("qwen3_moe",)
 @dataclass(frozen=True)
 class Config(DecoderConfig):
     """transformers' Qwen3MoeConfig."""
+
+    aliases: ClassVar = {"num_local_experts": "num_experts"}  # how transformers 5 writes it
 
     vocab_size: int = 151936
     hidden_size: int = 2048

@@ -60,9 +60,7 @@ def build_model(config: Any, tensors: Tensors, dtype: torch.dtype) -> Any:
 
 def _read_config(folder: Path) -> Any:
     try:
-        return transformers.AutoConfig.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True
-        )
+        return transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as cause:  # each model's config has its own ways to fail
         first = next(iter(str(cause).splitlines()), type(cause).__name__)
         raise ParityError(

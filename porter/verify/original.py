@@ -30,9 +30,7 @@ class Trace:
     router_logits: dict[int, np.ndarray]  # [B*S, E]
     choice: dict[int, np.ndarray]  # [B*S, E]: what the top-k was taken over, with bias and group mask
     routes: dict[int, np.ndarray]  # [B*S, K]: the experts chosen or forced, in no special order
-    group_scores: dict[
-        int, tuple[np.ndarray, int]
-    ]  # [B*S, G] and how many groups are kept, where experts are grouped
+    group_scores: dict[int, tuple[np.ndarray, int]]  # [B*S, G] and how many groups are kept, where experts are grouped
     # Keys and values of each layer after the call, in the form in which transformers keeps them:
     cache: tuple[tuple[np.ndarray, np.ndarray], ...]
 

@@ -111,6 +111,4 @@ def _refuse(what: str, names: Iterable[str]) -> None:
     listed = sorted(names)
     if listed:
         more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-        raise ParityError(
-            f"{what}: {', '.join(listed[:5])}{more}", "the original needs a complete checkpoint"
-        )
+        raise ParityError(f"{what}: {', '.join(listed[:5])}{more}", "the original needs a complete checkpoint")

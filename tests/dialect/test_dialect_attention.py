@@ -98,3 +98,10 @@ def test_large_scores_do_not_overflow(dtype: str) -> None:
     q, k, v = queries_keys_values(dtype, n)
     q *= 100
     assert np.isfinite(computed(q, k * 50, v, causal(n), 1.0)).all()
+
+
+def test_float16_scores_are_scaled_in_float32() -> None:
+    """Scaled in float16, 102.4 and 102.3 would come out 0.06 apart, not 0.1."""
+    q, k, v = np.ones((1, 1, 1, 1)), np.array([1024, 1023]).reshape(1, 1, 2, 1), np.array([1, 0]).reshape(1, 1, 2, 1)
+    got = computed(*(x.astype(np.float16) for x in (q, k, v)), np.ones((1, 1, 1, 2), bool), 0.1)
+    assert got.item() == pytest.approx(1 / (1 + np.exp(-0.1)), rel=1e-3)

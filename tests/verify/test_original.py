@@ -35,9 +35,7 @@ def in_pieces(model: Original, pieces: list[int]) -> tuple[np.ndarray, Past | No
     return np.concatenate(logits, axis=1), past
 
 
-def test_float32_is_what_transformers_gives(
-    name: str, checkpoint: Callable[[str], Path], original: Load
-) -> None:
+def test_float32_is_what_transformers_gives(name: str, checkpoint: Callable[[str], Path], original: Load) -> None:
     trace, _ = original(name, "float32").run(IDS)
     with torch.no_grad():
         expected = plain(checkpoint(name))(torch.from_numpy(IDS), output_hidden_states=True)
@@ -59,11 +57,7 @@ def test_the_last_layer_leads_to_the_logits(name: str, original: Load) -> None:
     rest = model._model
     assert len(trace.layers) == model.layers == len(trace.cache) == 2
     x = trace.layers[-1]
-    x = (
-        x
-        / np.sqrt((x**2).mean(-1, keepdims=True) + rest.config.rms_norm_eps)
-        * rest.model.norm.weight.numpy()
-    )
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + rest.config.rms_norm_eps) * rest.model.norm.weight.numpy()
     assert np.abs(x @ rest.lm_head.weight.numpy().T - trace.logits).max() < 1e-12
 
 
@@ -78,9 +72,7 @@ def test_pieces_through_the_cache_are_the_whole(steady: str, pieces: list[int], 
             assert torch.allclose(past.cache[layer][side], pieced.cache[layer][side], rtol=0, atol=1e-12)
 
 
-def test_pieces_are_what_transformers_gives(
-    name: str, checkpoint: Callable[[str], Path], original: Load
-) -> None:
+def test_pieces_are_what_transformers_gives(name: str, checkpoint: Callable[[str], Path], original: Load) -> None:
     logits, _ = in_pieces(original(name, "float32"), [7, 1, 3])
     model, cache, expected = plain(checkpoint(name)), None, []
     with torch.no_grad():
@@ -122,9 +114,7 @@ def test_a_mask_that_leaves_out_the_past_is_refused(original: Load) -> None:
         original("llama").run(IDS[:, :1], past=past, attention_mask=np.ones((2, 1)))
 
 
-def test_the_cache_keeps_what_lies_before_the_sliding_window(
-    checkpoint: Callable[[str], Path], original: Load
-) -> None:
+def test_the_cache_keeps_what_lies_before_the_sliding_window(checkpoint: Callable[[str], Path], original: Load) -> None:
     trace, past = original("mistral", "float32").run(IDS)
     step, _ = original("mistral", "float32").run(IDS[:, :1], past=past)
     assert trace.cache[0][0].shape == (2, 2, 11, 8)
@@ -147,9 +137,7 @@ def test_dynamic_frequencies_belong_to_the_sequence(original: Load) -> None:
     long, past_long = model.run(np.tile(IDS, 3))
     again, _ = model.run(IDS[:, :5])
     assert np.array_equal(short.logits, again.logits)
-    one_more = [
-        model.run(IDS[:, :1], past=past)[0].logits for past in (past_long, past_short, past_long, past_short)
-    ]
+    one_more = [model.run(IDS[:, :1], past=past)[0].logits for past in (past_long, past_short, past_long, past_short)]
     assert np.array_equal(one_more[0], one_more[2])
     assert np.array_equal(one_more[1], one_more[3])
     assert np.abs(long.logits[:, :5] - short.logits).max() > 1e-3

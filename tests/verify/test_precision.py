@@ -41,9 +41,7 @@ def test_float64_computes_nothing_in_less(name: str, original: Callable[..., Ori
 
 
 def test_plain_double_computes_norms_and_softmax_in_float32(checkpoint: Callable[[str], Path]) -> None:
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint("llama"), attn_implementation="eager"
-    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint("llama"), attn_implementation="eager")
     with torch.no_grad(), Spy() as spy:
         model.double()(torch.arange(12)[None])
     assert {"aten._to_copy.default", "aten.rsqrt.default", "aten._softmax.default"} <= spy.narrow

@@ -22,18 +22,14 @@ def other_routes(trace: Trace, groups: int = 1, top_groups: int = 1) -> dict[int
     rng, routes = np.random.default_rng(1), {}
     for layer, chosen in trace.routes.items():
         side = trace.choice[layer].shape[1] // groups
-        allowed = [
-            (rng.permutation(groups)[:top_groups, None] * side + np.arange(side)).ravel() for _ in chosen
-        ]
+        allowed = [(rng.permutation(groups)[:top_groups, None] * side + np.arange(side)).ravel() for _ in chosen]
         routes[layer] = np.stack([rng.permutation(row)[: chosen.shape[1]] for row in allowed])
     return routes
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("name", MOE)
-def test_forcing_its_own_routes_changes_no_bit(
-    name: str, precision: str, original: Callable[..., Original]
-) -> None:
+def test_forcing_its_own_routes_changes_no_bit(name: str, precision: str, original: Callable[..., Original]) -> None:
     free, _ = original(name, precision).run(IDS)
     forced, _ = original(name, precision).run(IDS, routes=free.routes)
     assert np.array_equal(free.logits, forced.logits)
@@ -49,11 +45,7 @@ def test_the_routes_are_the_best_of_the_choice(name: str, original: Callable[...
     for layer, routes in trace.routes.items():
         best = np.argsort(-trace.choice[layer], axis=-1)[:, : routes.shape[1]]
         assert np.array_equal(np.sort(best), np.sort(routes))
-        assert (
-            trace.router_logits[layer].shape
-            == trace.choice[layer].shape
-            == (22, trace.choice[layer].shape[1])
-        )
+        assert trace.router_logits[layer].shape == trace.choice[layer].shape == (22, trace.choice[layer].shape[1])
 
 
 def test_the_choice_of_v3_has_the_bias_and_the_group_mask(original: Callable[..., Original]) -> None:

@@ -100,9 +100,7 @@ def renumber_the_last_expert(tensors: dict[str, torch.Tensor]) -> None:
         ),
     ],
 )
-def test_other_tensors_than_those_of_the_model_are_refused(
-    name: str, edit: Edit, says: str, changed: Change
-) -> None:
+def test_other_tensors_than_those_of_the_model_are_refused(name: str, edit: Edit, says: str, changed: Change) -> None:
     with pytest.raises(ParityError, match=says):
         Original(changed(name, edit), "float32")
 
@@ -123,9 +121,7 @@ def test_a_tied_head_may_be_stored_too(changed: Change, checkpoint: Callable[[st
     assert np.array_equal(logits(folder), logits(checkpoint("llama")))
 
 
-def test_fused_experts_are_read_as_well_as_single_ones(
-    changed: Change, checkpoint: Callable[[str], Path]
-) -> None:
+def test_fused_experts_are_read_as_well_as_single_ones(changed: Change, checkpoint: Callable[[str], Path]) -> None:
     def fuse(tensors: dict[str, torch.Tensor]) -> None:
         for layer in range(2):
             stack = f"model.layers.{layer}.mlp.experts"
@@ -163,9 +159,7 @@ def quantise(tensors: dict[str, torch.Tensor], side: int) -> dict[str, torch.Ten
 def test_float8_blocks_are_multiplied_out(changed: Change, tmp_path: Path) -> None:
     plain: dict[str, torch.Tensor] = {}
     fp8 = {"quant_method": "fp8", "weight_block_size": [20, 20]}
-    folder = changed(
-        "deepseek_v3", lambda tensors: plain.update(quantise(tensors, 20)), quantization_config=fp8
-    )
+    folder = changed("deepseek_v3", lambda tensors: plain.update(quantise(tensors, 20)), quantization_config=fp8)
     tensors = load_file(folder / "model.safetensors")
     found = dequantise(tensors, (20, 20))
     assert all(torch.equal(found[key], weight) for key, weight in plain.items())
@@ -210,16 +204,12 @@ def test_a_weight_and_its_scale_may_lie_in_two_files(changed: Change) -> None:
         ),
     ],
 )
-def test_float8_weights_that_do_not_go_with_their_scales_are_refused(
-    edit: Edit, says: str, changed: Change
-) -> None:
+def test_float8_weights_that_do_not_go_with_their_scales_are_refused(edit: Edit, says: str, changed: Change) -> None:
     def both(tensors: dict[str, torch.Tensor]) -> None:
         quantise(tensors, 20)
         edit(tensors)
 
-    folder = changed(
-        "llama", both, quantization_config={"quant_method": "fp8", "weight_block_size": [20, 20]}
-    )
+    folder = changed("llama", both, quantization_config={"quant_method": "fp8", "weight_block_size": [20, 20]})
     with pytest.raises(ParityError, match=says):
         Original(folder, "float32")
 

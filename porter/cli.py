@@ -1,0 +1,165 @@
+"""The command line: reads arguments, calls one story, hands the result to `render`. No logic lives here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from porter import __version__
+from porter.errors import PorterError
+
+app = typer.Typer(
+    name="porter",
+    help="Takes large language models off the hardware they were made for: a checkpoint in, a verified ONNX port out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Dtype(StrEnum):
+    """The float type of a port."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class Attention(StrEnum):
+    """The form of latent attention."""
+
+    auto = "auto"
+    absorbed = "absorbed"
+    expanded = "expanded"
+
+
+class LevelName(StrEnum):
+    """How deep to verify."""
+
+    weights = "weights"
+    semantics = "semantics"
+    all = "all"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"porter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Exit codes: 0 done or parity holds, 1 parity fails, 2 bad input or usage, 3 inconclusive, 130 interrupted."""
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json and *.safetensors.")],
+    target: Annotated[str, typer.Option("--target", help="The device; `porter targets` lists them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The port folder to make.")],
+    dtype: Annotated[Dtype, typer.Option(help="The port's float type; auto is the front end's first.")] = Dtype.auto,
+    attention: Annotated[
+        Attention, typer.Option(help="Latent attention: absorbed (decode), expanded (long prefill); auto is absorbed.")
+    ] = Attention.auto,
+    frontend: Annotated[str | None, typer.Option(help="The way in, where a device has several.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a port that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a checkpoint into a port for a target."""
+    from porter import port, render
+
+    with render.progress(quiet=as_json) as watch:
+        result = port.convert(
+            checkpoint, target, output, dtype=dtype, attention=attention, frontend=frontend, force=force, watch=watch
+        )
+    render.print_json(result) if as_json else render.print_conversion(result)
+
+
+@app.command()
+def verify(
+    port: Annotated[Path, typer.Argument(help="A port folder.")],
+    against: Annotated[Path, typer.Option("--against", help="The checkpoint that it was made from.")],
+    level: Annotated[LevelName, typer.Option(help="weights: bytes only; semantics: the gate that decides.")] = LevelName.all,
+    tokens: Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
+    from porter import render
+    from porter import verify as story
+
+    levels = story.LEVELS if level is LevelName.all else (str(level),)
+    with render.progress(quiet=as_json) as watch:
+        report = story.verify(port, against, levels=levels, tokens=tokens, watch=watch)
+    render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")],
+    as_json: Json = False,
+) -> None:
+    """Tell what a checkpoint or a port is: architecture, parameters, bytes, cache per token, operators."""
+    from porter import inspect as story
+    from porter import render
+
+    result = story.inspect(path)
+    render.print_json(result) if as_json else render.print_inspection(result)
+
+
+@app.command()
+def targets(
+    name: Annotated[str | None, typer.Argument(help="One target, with the source of every fact.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the targets, or tell what is known of one."""
+    from porter import catalogue, render
+
+    result = catalogue.one_target(name) if name else catalogue.all_targets()
+    if as_json:
+        render.print_json(result)
+    elif name:
+        render.print_target(result)
+    else:
+        render.print_targets(result)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `porter` command: what the user can mend becomes two lines and exit code 2, an interrupt 130."""
+    try:
+        sys.exit(app(args=arguments, prog_name="porter", standalone_mode=False))
+    except PorterError as error:
+        _fail(error)
+    except typer.TyperException as error:  # bad usage
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "porter"
+        _fail(PorterError(error.format_message().rstrip("."), f"`{command} --help` lists what it takes"))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(2)
+
+
+def _fail(error: PorterError) -> None:
+    from porter import render
+
+    render.print_error(error)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

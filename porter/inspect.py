@@ -1,0 +1,69 @@
+"""What a checkpoint or a port is: architecture, sizes, bytes, cache, operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from porter.census import census
+from porter.graph import all_nodes
+from porter.package import MANIFEST
+from porter.port import SCHEMA_VERSION, Model, Port, open_port, understand
+
+CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "F32": 4, "F16": 2, "BF16": 2}
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What is known of a checkpoint folder or a port folder; the result is what `--json` prints.
+
+    Raises CheckpointError, FamilyError or PortError.
+    """
+    return _port(open_port(path)) if (path / MANIFEST).exists() else _checkpoint(understand(path))
+
+
+def _checkpoint(model: Model) -> dict[str, Any]:
+    sizes, stored = census(model.network), Counter[str]()
+    for tensor in model.checkpoint.tensors.values():
+        stored[tensor.dtype] += tensor.nbytes
+    # FP8 is a form of weights only: what is computed and cached is bfloat16
+    dtype = model.checkpoint.dtype if model.checkpoint.dtype in CACHE_BYTES else "BF16"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "checkpoint",
+        "path": str(model.checkpoint.folder),
+        "family": model.family.name,
+        "model_type": model.config.model_type,
+        "parameters": sizes.parameters,
+        "active_parameters": sizes.active_parameters,
+        "layers": sizes.layers,
+        "dtype": model.checkpoint.dtype,
+        "bytes": stored.total(),
+        "bytes_by_dtype": {d: stored[d] for d in sorted(stored)},
+        "cache_bytes_per_token_per_layer": sizes.cache_width * CACHE_BYTES[dtype],
+        "cache": {e.name: {"heads": e.heads, "width": e.width} for e in model.network.cache()[0]},
+        "max_positions": model.config.max_position_embeddings,
+        "attention_forms": list(model.family.forms),
+        "dropped": len(model.binding.dropped),
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    manifest = port.manifest
+    graph = ir.from_proto(onnx.load(port.graph, load_external_data=False)).graph
+    operators = Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in all_nodes(graph))
+    copied = ("family", "model_type", "target", "frontend", "dtype", "attention", "parameters", "active_parameters", "layers")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "port",
+        "path": str(port.folder),
+        **{key: manifest[key] for key in copied},
+        "bytes": sum(e["bytes"] for e in manifest["weights"]),
+        "cache_bytes_per_token_per_layer": manifest["cache_width"] * CACHE_BYTES[manifest["dtype"]],
+        "nodes": sum(operators.values()),
+        "nodes_per_layer": round(sum(operators.values()) / manifest["layers"], 1),
+        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+    }

@@ -1,0 +1,214 @@
+"""The only place that prints: tables and one JSON document to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from porter.errors import PorterError
+
+STATUS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+
+
+def out() -> Console:
+    """stdout, at its present width; colour only on a terminal, and NO_COLOR is honoured."""
+    return Console(soft_wrap=False, highlight=False)
+
+
+def err() -> Console:
+    """stderr."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document and nothing else."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_error(error: PorterError) -> None:
+    """What is wrong, and the way out."""
+    err().print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+    if error.hint:
+        err().print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True)
+
+
+def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
+    """A short list of facts."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(name, escape(str(value)))
+    out().print(table)
+
+
+def print_rows(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """A table to compare by."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    out().print(table)
+
+
+def print_conversion(result: Mapping[str, Any]) -> None:
+    """What `porter convert` made."""
+    graph, lowering = result["graphs"][0], result["lowering"]
+    print_pairs(
+        f"port: {escape(result['port'])}",
+        {
+            "target": f"{result['target']} through {result['frontend']}",
+            "family": result["family"] + (f", {result['attention']} attention" if result["attention"] else ""),
+            "dtype": result["dtype"],
+            "graph": f"{graph['file']}: {graph['nodes']} nodes",
+            "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
+            "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
+            "source tensors left out": result["dropped"],
+            "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
+        },
+    )
+
+
+def print_parity(report: Mapping[str, Any]) -> None:
+    """The verdict of `porter verify`, its checks first."""
+    table = Table(title=f"{escape(report['port'])} against {escape(report['against'])}", title_justify="left", header_style="bold")
+    for column in ("level", "check", "value", "limit", "status"):
+        table.add_column(column, overflow="fold")
+    for level in report["levels"]:
+        for check in level["checks"]:
+            status = check["status"]
+            value = check["value"] if isinstance(check["value"], str) else f"{check['value']:.3g}"
+            name = check["name"] + (f" ({check['detail']})" if check["detail"] else "")
+            table.add_row(level["name"], escape(name), value, f"{check['limit']:g}", f"[{STATUS[status]}]{status}[/]")
+    out().print(table)
+    if report["max_abs_error"] is not None:
+        greedy = "equal" if report["greedy_match"] else "not equal"
+        out().print(
+            f"logits: max error {report['max_abs_error']:.2e}, cosine {report['cosine']:.12f}, KL {report['kl']:.1e}; greedy tokens {greedy}"
+        )
+    for note in report["notes"]:
+        out().print(f"note: {escape(note)}")
+    verdict = {"pass": "parity holds", "fail": "parity FAILS", "inconclusive": "inconclusive"}[report["status"]]
+    out().print(f"[{STATUS[report['status']]}]{verdict}[/] for {escape(report['target'])} in {report['dtype']} ({report['seconds']:.1f} s)")
+
+
+def print_inspection(result: Mapping[str, Any]) -> None:
+    """What `porter inspect` found."""
+    share = result["active_parameters"] / result["parameters"]
+    facts = {
+        "family": f"{result['family']} (model_type {result['model_type']})",
+        "parameters": f"{result['parameters']:,}, {result['active_parameters']:,} active per token ({share:.0%})",
+        "layers": result["layers"],
+        "dtype": result["dtype"],
+        "bytes": size(result["bytes"]),
+        "cache": f"{result['cache_bytes_per_token_per_layer']} bytes per token and layer",
+    }
+    if result["kind"] == "checkpoint":
+        facts["positions"] = result["max_positions"]
+        facts["tensors left out"] = result["dropped"]
+    else:
+        facts["target"] = f"{result['target']} through {result['frontend']}"
+        facts["nodes"] = f"{result['nodes']}, {result['nodes_per_layer']} per layer"
+        facts["operators"] = ", ".join(f"{name} {count}" for name, count in result["operators"].items())
+    print_pairs(f"{result['kind']}: {escape(result['path'])}", facts)
+
+
+def print_targets(result: Mapping[str, Any]) -> None:
+    """The devices side by side."""
+    rows: list[list[object]] = []
+    for t in result["targets"]:
+        rate = t["rates"].get("bfloat16") or t["rates"].get("float16")
+        bandwidth = t["memory_bandwidth"]
+        rows.append(
+            [t["name"], t["title"], ", ".join(t["frontends"]), number(t["memory_bytes"], "B"), number(bandwidth, "B/s"), number(rate, "op/s")]
+        )
+    print_rows("targets", ["name", "device", "front ends", "memory", "bandwidth", "16-bit rate"], rows)
+
+
+def print_target(result: Mapping[str, Any]) -> None:
+    """One device with its variants and front ends, and where each fact was read."""
+    cards = {result["name"]: result} | result["variants"]
+    rows = [[n, number(c["memory_bytes"], "B"), number(c["memory_bandwidth"], "B/s"), _rates(c["rates"])] for n, c in cards.items()]
+    print_rows(f"{result['title']} ({result['vendor']})", ["card", "memory", "bandwidth", "peak rates"], rows)
+    for card in cards.values():
+        for fact, source in card["sources"].items():
+            out().print(f"[dim]{escape(fact)}: {escape(source)}[/]", soft_wrap=True)
+    for f in result["frontends"]:
+        facts = {key: f[key] for key in ("title", "opset", "minimum_past", "operators")}
+        facts |= {"dtypes": ", ".join(f["dtypes"]), "custom operators": ", ".join(f["custom_operators"]) or "none"}
+        facts |= {f"rule {c['name']}": c["reason"] for c in f["checks"]}
+        facts |= {f"maps {m['function']}": f"{m['operator']} when {m['when']}: {m['reason']}" for m in f["mappings"]}
+        print_pairs(f"front end {f['name']}", facts)
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    return ", ".join(f"{dtype} {number(rate, 'op/s')}" for dtype, rate in rates.items()) or "unknown"
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Any]:
+    """A watcher for long work: a bar on a terminal, plain lines elsewhere, nothing when quiet.
+
+    Called with a stage, and where bytes are counted with those done and those in all.
+    """
+    console = err()
+    if quiet or not console.is_terminal:
+        yield _Lines(quiet)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield _Bars(bars)
+
+
+class _Lines:
+    """One line per stage."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._stage = quiet, ""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+        if stage != self._stage and not self._quiet:
+            err().print(escape(stage), style="dim")
+        self._stage = stage
+
+
+class _Bars:
+    """One bar per stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars, self._stage, self._task = bars, "", TaskID(0)
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+        if stage != self._stage:
+            if self._stage:
+                self._bars.remove_task(self._task)
+            self._stage, self._task = stage, self._bars.add_task(stage, total=total or None)
+        self._bars.update(self._task, completed=done, total=total or None)
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def number(value: float | None, unit: str) -> str:
+    """A fact with its unit; unknown ones say so."""
+    if value is None:
+        return "unknown"
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}"

@@ -1,0 +1,211 @@
+"""The checkpoints to try, beyond each family's sample: a table of what is changed in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from safetensors.torch import load_file
+from stories import Case
+
+from porter.families import Family, families
+
+LINEAR = {"type": "linear", "factor": 3.0}
+DYNAMIC = {"rope_scaling": {"type": "dynamic", "factor": 2.5}, "max_position_embeddings": 8}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {"rope_scaling": None},
+    "linear": {"rope_scaling": LINEAR},
+    "linear-mscale": {"rope_scaling": LINEAR | {"mscale_all_dim": 0.7}},
+    "dynamic": DYNAMIC,
+    "llama3": {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 32}, "rope_theta": 1e4},
+    "yarn": {"rope_scaling": YARN},
+    "yarn-mscale-equal": {"rope_scaling": YARN | {"mscale": 0.8, "mscale_all_dim": 0.8}},
+    "yarn-mscale-unequal": {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.6}},
+    "yarn-mscale-alone": {"rope_scaling": YARN | {"mscale": 0.7}},
+    "yarn-mscale-all-dim-alone": {"rope_scaling": YARN | {"mscale_all_dim": 0.7}},
+    "yarn-attention-factor": {"rope_scaling": YARN | {"attention_factor": 0.9, "beta_fast": 16, "beta_slow": 2}},
+    "yarn-untruncated": {"rope_scaling": YARN | {"truncate": False}},
+    "yarn-length-outside": {"rope_scaling": YARN, "original_max_position_embeddings": 24},
+    "yarn-length-missing": {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+    "yarn-new-form": {"rope_scaling": ..., "rope_theta": ..., "rope_parameters": YARN | {"rope_theta": 5e3}},
+}
+MAIN_ROPES = {  # by default each kind once or twice; all kinds on all families are slow
+    "llama": ("default", "linear", "dynamic", "yarn", "yarn-attention-factor", "yarn-untruncated", "yarn-new-form"),
+    "mistral": ("yarn-length-outside",),
+    "qwen2": ("yarn-mscale-alone", "dynamic"),
+    "qwen3": ("yarn", "linear"),
+    "mixtral": ("llama3", "yarn-length-missing"),
+    "qwen3_moe": ("yarn-mscale-unequal", "dynamic"),
+    "deepseek_v2": ("default", "linear-mscale", "yarn-mscale-unequal", "yarn-mscale-alone", "yarn-attention-factor"),
+    "deepseek_v3": (
+        "default", "dynamic", "llama3", "yarn", "yarn-mscale-unequal", "yarn-mscale-all-dim-alone", "yarn-new-form",
+    ),
+}  # fmt: skip
+
+
+def _names(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def own_head(folder: Path) -> None:
+    """An output projection of its own, although the config says tied: transformers keeps it then."""
+    tiny.edit_tensors(folder, add={"lm_head.weight": _names(folder)["model.embed_tokens.weight"].flip(0) * 1.5})
+
+
+def same_head(folder: Path) -> None:
+    """The tied output projection written a second time."""
+    tiny.edit_tensors(folder, add={"lm_head.weight": _names(folder)["model.embed_tokens.weight"].clone()})
+
+
+def old_frequencies(folder: Path) -> None:
+    """What old checkpoints carry, here with numbers that nobody may read."""
+    tiny.edit_tensors(folder, add={"model.layers.0.self_attn.rotary_emb.inv_freq": torch.full((6,), 9.0)})
+
+
+def predictor(folder: Path) -> None:
+    """A multi-token-prediction layer behind the last, as DeepSeek-V3 is published."""
+    tensors, front = _names(folder), "model.layers.3."
+    embedding, width = tensors["model.embed_tokens.weight"], tensors["model.norm.weight"].shape[0]
+    added = {n.replace(".2.", ".3.", 1): t.clone() for n, t in tensors.items() if n.startswith("model.layers.2.")}
+    added |= {front + n: embedding.clone() for n in ("embed_tokens.weight", "shared_head.head.weight")}
+    added |= {front + n: torch.ones(width) for n in ("enorm.weight", "hnorm.weight", "shared_head.norm.weight")}
+    tiny.edit_tensors(folder, add=added | {front + "eh_proj.weight": torch.ones(width, 2 * width)})
+
+
+def changed(**overrides: Any) -> Case:
+    return Case("", config=overrides)
+
+
+TIED = {"tie_word_embeddings": True}
+GENERAL: dict[str, Case] = {
+    "sample": changed(),
+    "float16-on-disk": Case("", options={"dtype": torch.float16}),
+    "bfloat16-on-disk": Case("", options={"dtype": torch.bfloat16}, slow=True),
+    "sharded": Case("", options={"shard": "30KB"}),
+    "as-transformers-writes-it": Case("", options={"verbatim": False}),
+    "in-the-older-form": Case("", options={"verbatim": False}, disk=tiny.respell),
+    "tied": Case("", config=TIED),
+    "tied-with-another-head": Case("", config=TIED, disk=own_head),
+    "tied-with-the-same-head": Case("", config=TIED, disk=same_head, slow=True),
+    "one-layer": changed(num_hidden_layers=1, layer_types=...),
+}
+HEADS: dict[str, Case] = {  # of families with plain heads
+    "wide-heads": changed(head_dim=18),
+    "narrow-heads": changed(head_dim=6),
+    "one-group": changed(num_key_value_heads=1),
+    "as-many-groups-as-heads": changed(num_key_value_heads=None),
+}
+WINDOW = {"use_sliding_window": True, "sliding_window": 5, "layer_types": ...}
+LATENT: dict[str, Case] = {  # of families with latent attention
+    "expanded": Case("", form="expanded"),
+    "biases": changed(attention_bias=True),
+    "biases-expanded": Case("", config={"attention_bias": True}, form="expanded"),
+    "all-dense": changed(first_k_dense_replace=3),
+    "no-dense": changed(first_k_dense_replace=0),
+    "values-wider-than-keys": changed(v_head_dim=30),
+    "one-head": changed(num_attention_heads=1, num_key_value_heads=1),
+    "no-key-value-heads": changed(num_key_value_heads=None),
+    "one-expert-each": changed(num_experts_per_tok=1),
+    "norm-epsilon": changed(rms_norm_eps=1e-5),
+    "fused-experts": Case("", options={"fused": True}),
+    "no-position-free-part": changed(qk_nope_head_dim=1),
+}
+OWN: dict[str, dict[str, Case]] = {
+    "llama": {
+        "biases": changed(attention_bias=True, mlp_bias=True),
+        "odd-sizes": changed(hidden_size=35, num_attention_heads=5, num_key_value_heads=1, head_dim=...),
+        "old-frequencies": Case("", disk=old_frequencies),
+        "odd-sizes-biased": changed(hidden_size=33, num_attention_heads=3, num_key_value_heads=3, attention_bias=True),
+    },
+    "mistral": {
+        "no-window": changed(sliding_window=None),
+        "window-of-one": changed(sliding_window=1),
+        "wide-window": changed(sliding_window=100),
+        "layer-types-that-nobody-reads": changed(layer_types=["full_attention", "sliding_attention"]),
+    },
+    "qwen2": {
+        "windows-from-layer-1": changed(**WINDOW, max_window_layers=1),
+        "windows-everywhere": changed(**WINDOW, max_window_layers=0),
+        "windows-by-layer-types": changed(
+            **WINDOW | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+        ),
+    },
+    "qwen3": {
+        "biases": changed(attention_bias=True),
+        "windows-from-layer-1": changed(**WINDOW, max_window_layers=1),
+        "windows-by-layer-types": changed(**WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}),
+        "layer-types-without-windows": changed(use_sliding_window=True, sliding_window=None),
+    },
+    "mixtral": {
+        "window": changed(sliding_window=4),
+        "one-expert-each": changed(num_experts_per_tok=1),
+        "all-experts": changed(num_experts_per_tok=5),
+        "one-expert-in-all": changed(num_local_experts=1, num_experts_per_tok=1),
+        "fused-experts": Case("", options={"fused": True}),
+        "another-name-for-experts": changed(num_local_experts=..., num_experts=6),
+    },
+    "qwen3_moe": {
+        "unnormalised": changed(norm_topk_prob=False),
+        "biases": changed(attention_bias=True),
+        "window": changed(use_sliding_window=True, sliding_window=4, max_window_layers=1),
+        "dense-layer-1": changed(mlp_only_layers=[1]),
+        "experts-in-every-second-layer": changed(decoder_sparse_step=2),
+        "experts-in-every-second-layer-but-one": changed(decoder_sparse_step=2, mlp_only_layers=[1]),
+        "fused-experts": Case("", options={"fused": True}),
+        "all-experts": changed(num_experts_per_tok=9),
+    },
+    "deepseek_v2": {
+        "low-rank-queries": changed(q_lora_rank=20),
+        "low-rank-queries-biased": changed(q_lora_rank=20, attention_bias=True, mlp_bias=True),
+        "groups": changed(topk_method="group_limited_greedy", n_routed_experts=12, n_group=4, topk_group=2),
+        "groups-all-taken": changed(
+            topk_method="group_limited_greedy", n_routed_experts=8, n_group=4, topk_group=2, num_experts_per_tok=4
+        ),
+        "groups-of-one": changed(topk_method="group_limited_greedy", n_group=7, topk_group=4),
+        "scaled": changed(routed_scaling_factor=16.0),
+        "norm-that-nobody-reads": changed(norm_topk_prob=True),
+        "one-shared-expert": changed(n_shared_experts=1),
+        "another-name-for-experts": changed(n_routed_experts=..., num_experts=6),
+    },
+    "deepseek_v3": {
+        "no-low-rank-queries": changed(q_lora_rank=None),
+        "halves": changed(rope_interleave=False),
+        "halves-expanded": Case("", config={"rope_interleave": False}, form="expanded"),
+        "one-group": changed(n_group=1, topk_group=1),
+        "all-groups": changed(topk_group=4),
+        "groups-all-taken": changed(n_group=6, topk_group=2),
+        "unnormalised": changed(norm_topk_prob=False),
+        "unscaled": changed(routed_scaling_factor=1.0),
+        "two-shared-experts": changed(n_shared_experts=2),
+        "predictor": Case("", disk=predictor),
+        "predictor-by-default": Case("", config={"num_nextn_predict_layers": ...}, disk=predictor),
+    },
+}
+
+
+def cases_of(family: Family) -> Iterator[Case]:
+    """Every case of a family: what applies to any, then its own."""
+    fields = {f.name for f in dataclasses.fields(family.config)}
+    named = dict(GENERAL)
+    named |= HEADS if "head_dim" in fields else {}
+    named |= LATENT if family.forms else {}
+    named |= OWN.get(family.name, {})
+    main = MAIN_ROPES.get(family.name, ())
+    named |= {n: Case("", config=_without_old(c), slow=n not in main) for n, c in ROPES.items()}
+    for name, case in named.items():
+        yield dataclasses.replace(case, family=family.name, name=name)
+
+
+def _without_old(rope: dict[str, Any]) -> dict[str, Any]:
+    """Takes out the rope_parameters of a sample in the new form."""
+    return {"rope_parameters": ..., **rope}
+
+
+def all_cases() -> list[Case]:
+    return [case for family in families().values() for case in cases_of(family)]
