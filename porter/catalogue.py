@@ -13,7 +13,15 @@ def all_targets() -> dict[str, Any]:
     """Every device with its first front end; the result is what `--json` prints."""
     rows = []
     for name, device in devices().items():
-        rows.append({"name": name, "title": device.title, "vendor": device.vendor, "frontends": list(device.frontends), **_sizes(device)})
+        rows.append(
+            {
+                "name": name,
+                "title": device.title,
+                "vendor": device.vendor,
+                "frontends": list(device.frontends),
+                **_sizes(device),
+            }
+        )
     return {"schema_version": SCHEMA_VERSION, "targets": rows}
 
 
@@ -38,7 +46,9 @@ def _sizes(device: Device) -> dict[str, Any]:
         "memory_bytes": device.memory_bytes,
         "memory_bandwidth": device.memory_bandwidth,
         "rates": dict(device.rates),
-        "link": {"name": link.name, "bandwidth": link.bandwidth, "topology": link.topology, "cards": link.cards} if link else None,
+        "link": {"name": link.name, "bandwidth": link.bandwidth, "topology": link.topology, "cards": link.cards}
+        if link
+        else None,
     }
 
 
@@ -51,7 +61,10 @@ def _frontend(frontend: Frontend) -> dict[str, Any]:
         "minimum_past": frontend.minimum_past,
         "operators": len(frontend.operators) if frontend.operators is not None else "the ONNX standard",
         "custom_operators": sorted(frontend.custom_operators),
-        "mappings": [{"function": m.function, "operator": m.operator, "when": dict(m.when), "reason": m.reason} for m in frontend.mappings],
+        "mappings": [
+            {"function": m.function, "operator": m.operator, "when": dict(m.when), "reason": m.reason}
+            for m in frontend.mappings
+        ],
         "checks": [{"name": c.name, "reason": c.reason, "source": c.source} for c in frontend.checks],
         "sources": dict(frontend.sources),
     }

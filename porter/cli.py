@@ -16,7 +16,6 @@ from porter.errors import PorterError
 app = typer.Typer(
     name="porter",
     help="Takes large language models off the hardware they were made for: a checkpoint in, a verified ONNX port out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -59,7 +58,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Exit codes: 0 done or parity holds, 1 parity fails, 2 bad input or usage, 3 inconclusive, 130 interrupted."""
 
@@ -91,7 +92,9 @@ def convert(
 def verify(
     port: Annotated[Path, typer.Argument(help="A port folder.")],
     against: Annotated[Path, typer.Option("--against", help="The checkpoint that it was made from.")],
-    level: Annotated[LevelName, typer.Option(help="weights: bytes only; semantics: the gate that decides.")] = LevelName.all,
+    level: Annotated[
+        LevelName, typer.Option(help="weights: bytes only; semantics: the gate that decides.")
+    ] = LevelName.all,
     tokens: Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")] = 8,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +142,8 @@ def targets(
 def main(arguments: list[str] | None = None) -> None:
     """The `porter` command: what the user can mend becomes two lines and exit code 2, an interrupt 130."""
     try:
-        sys.exit(app(args=arguments, prog_name="porter", standalone_mode=False))
+        given = sys.argv[1:] if arguments is None else arguments
+        sys.exit(app(args=given or ["--help"], prog_name="porter", standalone_mode=False))
     except PorterError as error:
         _fail(error)
     except typer.TyperException as error:  # bad usage

@@ -28,12 +28,15 @@ class Fp8Blocks:
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Fp8Blocks | None:
         """None for a checkpoint without quantization. Raises FamilyError for one quantized in a form not known, or
-        whose weights and scales do not pair."""
+        whose weights and scales do not pair.
+        """
         quantization = checkpoint.config.get("quantization_config")
         fp8 = {n for n, t in checkpoint.tensors.items() if t.dtype.startswith("F8_")}
         if quantization is None:
             if fp8:
-                raise FamilyError(f"tensor '{min(fp8)}' is FP8, but config.json has no quantization_config", "restore config.json")
+                raise FamilyError(
+                    f"tensor '{min(fp8)}' is FP8, but config.json has no quantization_config", "restore config.json"
+                )
             return None
         block = _block(quantization)
         scales = {n for n in checkpoint.tensors if n.endswith(SCALE)}
@@ -53,11 +56,21 @@ class Fp8Blocks:
 def _block(quantization: object) -> tuple[int, int]:
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     if method != "fp8":
-        raise FamilyError(f"config.json: quantization_config of method {method!r} is not read", "known: 'fp8' with weight_block_size")
+        raise FamilyError(
+            f"config.json: quantization_config of method {method!r} is not read", "known: 'fp8' with weight_block_size"
+        )
     assert isinstance(quantization, dict)
     size = quantization.get("weight_block_size")
-    if quantization.get("fmt", "e4m3") != "e4m3" or not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-        raise FamilyError("config.json: quantization_config is not the e4m3 form with a weight_block_size of two sizes", "compare it with the model's release")
+    if (
+        quantization.get("fmt", "e4m3") != "e4m3"
+        or not isinstance(size, list)
+        or len(size) != 2
+        or not all(type(n) is int and n > 0 for n in size)
+    ):
+        raise FamilyError(
+            "config.json: quantization_config is not the e4m3 form with a weight_block_size of two sizes",
+            "compare it with the model's release",
+        )
     return size[0], size[1]
 
 
@@ -73,4 +86,7 @@ def _check_pair(checkpoint: Checkpoint, name: str, block: tuple[int, int]) -> No
         )
     expected = tuple(-(-n // b) for n, b in zip(weight.shape, block, strict=True))
     if scale.shape != expected:
-        raise FamilyError(f"tensor '{scale.name}' has shape {list(scale.shape)}, but {list(expected)} blocks are needed", "check weight_block_size")
+        raise FamilyError(
+            f"tensor '{scale.name}' has shape {list(scale.shape)}, but {list(expected)} blocks are needed",
+            "check weight_block_size",
+        )

@@ -34,8 +34,10 @@ class Graph:
     """
 
     def __init__(self, root: ir.Graph | None = None) -> None:
-        self.root = root if root is not None else ir.Graph(
-            [], [], nodes=[], name="decoder", opset_imports={"": OPSET, DOMAIN: 1}
+        self.root = (
+            root
+            if root is not None
+            else ir.Graph([], [], nodes=[], name="decoder", opset_imports={"": OPSET, DOMAIN: 1})
         )
         self.op = Operators(self)
         self._emit: Callable[[ir.Node], object] = self.root.append
@@ -65,18 +67,26 @@ class Graph:
             self.root.register_initializer(value)
         known = self.root.initializers[name]
         if known.dtype != dtype or known.shape != tuple(shape):
-            raise GraphError(f"parameter '{name}' is asked for in two types or shapes", "give each weight a name of its own")
+            raise GraphError(
+                f"parameter '{name}' is asked for in two types or shapes", "give each weight a name of its own"
+            )
         return known
 
     def constant(self, data: Any, dtype: ir.DataType) -> ir.Value:
         """A small constant as an initializer of the root graph; equal constants are one value."""
         array = np.asarray(data, dtype=dtype.numpy())
-        body = "_".join(str(x) for x in array.ravel()) if array.size <= 8 else hashlib.sha256(array.tobytes()).hexdigest()[:16]
+        body = (
+            "_".join(str(x) for x in array.ravel())
+            if array.size <= 8
+            else hashlib.sha256(array.tobytes()).hexdigest()[:16]
+        )
         shape = "x".join(str(n) for n in array.shape) or "scalar"
         name = f"const.{dtype.name.lower()}.{shape}.{body}"
         if name not in self.root.initializers:
             tensor = ir.Tensor(array, dtype=dtype, name=name)
-            self.root.register_initializer(ir.Value(name=name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor))
+            self.root.register_initializer(
+                ir.Value(name=name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
+            )
         return self.root.initializers[name]
 
     def ints(self, *values: int) -> ir.Value:
@@ -84,11 +94,17 @@ class Graph:
         return self.constant(values, ir.DataType.INT64)
 
     def call(
-        self, function: str, inputs: Sequence[ir.Value | None], types: Sequence[ir.DataType | None], attributes: dict[str, Any]
+        self,
+        function: str,
+        inputs: Sequence[ir.Value | None],
+        types: Sequence[ir.DataType | None],
+        attributes: dict[str, Any],
     ) -> Any:
         """Emits a call of a function of the neutral dialect with results of these types."""
         given = {name: value for name, value in attributes.items() if value is not None}
-        node = ir.Node(DOMAIN, function, inputs, ir.convenience.convert_attributes(given), num_outputs=len(types), version=1)
+        node = ir.Node(
+            DOMAIN, function, inputs, ir.convenience.convert_attributes(given), num_outputs=len(types), version=1
+        )
         return self._finish(node, types)
 
     def where(self) -> str:
@@ -130,7 +146,9 @@ class Graph:
             self._emit = emit
         return graph
 
-    def emit(self, op_type: str, inputs: Sequence[ir.Value | None], outputs: int | None, attributes: dict[str, Any]) -> Any:
+    def emit(
+        self, op_type: str, inputs: Sequence[ir.Value | None], outputs: int | None, attributes: dict[str, Any]
+    ) -> Any:
         """Emits one standard operator, checked against its schema at OPSET.
 
         Raises GraphError for an operator, attribute or number of inputs that the schema does not have.
@@ -140,8 +158,18 @@ class Graph:
         if unknown:
             raise GraphError(f"{op_type} has no attribute '{unknown[0]}'", known_names(unknown[0], schema.attributes))
         if not schema.min_input <= len(inputs) <= schema.max_input:
-            raise GraphError(f"{op_type} takes {schema.min_input} to {schema.max_input} inputs, not {len(inputs)}", "see the ONNX operator page")
-        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes), num_outputs=outputs or schema.min_output, version=OPSET)
+            raise GraphError(
+                f"{op_type} takes {schema.min_input} to {schema.max_input} inputs, not {len(inputs)}",
+                "see the ONNX operator page",
+            )
+        node = ir.Node(
+            "",
+            op_type,
+            inputs,
+            ir.convenience.convert_attributes(attributes),
+            num_outputs=outputs or schema.min_output,
+            version=OPSET,
+        )
         return self._finish(node, _result_types(schema, node))
 
     def _finish(self, node: ir.Node, types: Sequence[ir.DataType | None]) -> Any:
@@ -199,7 +227,10 @@ def inferred(model: ir.Model) -> ir.Model:
         onnx.checker.check_model(_without_locations(proto))
         proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GraphError(f"the graph does not hold together: {str(error).splitlines()[0]}", "this is a bug in porter: please report it") from None
+        raise GraphError(
+            f"the graph does not hold together: {str(error).splitlines()[0]}",
+            "this is a bug in porter: please report it",
+        ) from None
     return ir.from_proto(proto)
 
 

@@ -55,7 +55,17 @@ def _port(port: Port) -> dict[str, Any]:
     manifest = port.manifest
     graph = ir.from_proto(onnx.load(port.graph, load_external_data=False)).graph
     operators = Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in all_nodes(graph))
-    copied = ("family", "model_type", "target", "frontend", "dtype", "attention", "parameters", "active_parameters", "layers")
+    copied = (
+        "family",
+        "model_type",
+        "target",
+        "frontend",
+        "dtype",
+        "attention",
+        "parameters",
+        "active_parameters",
+        "layers",
+    )
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "port",

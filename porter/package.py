@@ -78,13 +78,25 @@ def bind_graph(graph: ir.Graph, files: Sequence[PlannedFile], folder: Path) -> N
             graph.initializers[parameter.name].const_value = tensor
 
 
+def refuse_output(output: Path, force: bool) -> None:
+    """Raises PortError where something stands at `output` that must not be replaced."""
+    if not output.exists() and not output.is_symlink():
+        return
+    if not force:
+        raise PortError(f"'{output}' exists", "choose another folder, or --force to replace a port")
+    if output.is_symlink() or not (output / MANIFEST).is_file():
+        raise PortError(
+            f"'{output}' is not a port, so --force does not replace it", "remove it yourself if you mean it"
+        )
+
+
 @contextlib.contextmanager
 def new_folder(output: Path, needed: int, force: bool) -> Iterator[Path]:
     """A folder to fill that becomes `output` when the block ends well, and vanishes when it does not.
 
     Raises PortError when `output` exists (unless `force` and it is a port), cannot be written, or has no room.
     """
-    _check_output(output, force)
+    refuse_output(output, force)
     made = _make_parents(output.parent)
     partial = output.parent / f".{output.name}.partial-{os.getpid()}"
     try:
@@ -95,7 +107,9 @@ def new_folder(output: Path, needed: int, force: bool) -> Iterator[Path]:
         _swap(partial, output)
         _sync(output.parent)
     except OSError as error:
-        raise PortError(f"'{output}' cannot be written: {error.strerror or error}", "make room or choose another folder") from None
+        raise PortError(
+            f"'{output}' cannot be written: {error.strerror or error}", "make room or choose another folder"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if not output.exists():
@@ -112,13 +126,16 @@ def write_weights(folder: Path, file: PlannedFile, source: Source, progress: Pro
         for weight, dtype in file.weights:
             written = 0
             for chunk in chunks(weight, source, dtype.numpy()):
-                data = memoryview(chunk.reshape(-1).view(np.uint8))
+                data = chunk.reshape(-1).view(np.uint8).data
                 out.write(data)
                 digest.update(data)
                 written += len(data)
                 progress(len(data))
             if written != _nbytes(weight, dtype):
-                raise PortError(f"weight '{weight.parameter.name}' came out at {written} bytes", "the checkpoint changed while it was read")
+                raise PortError(
+                    f"weight '{weight.parameter.name}' came out at {written} bytes",
+                    "the checkpoint changed while it was read",
+                )
         out.flush()
         os.fsync(out.fileno())
     return {"file": file.name, "bytes": file.size(), "sha256": digest.hexdigest()}
@@ -136,7 +153,11 @@ def write_file(folder: Path, name: str, data: bytes) -> dict[str, Any]:
 def digest_of(path: Path) -> dict[str, Any]:
     """The entry of a file that lies somewhere: its name, size and SHA-256."""
     with path.open("rb") as file:
-        return {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def to_json(document: dict[str, Any]) -> bytes:
@@ -144,21 +165,14 @@ def to_json(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _check_output(output: Path, force: bool) -> None:
-    if not output.exists() and not output.is_symlink():
-        return
-    if not force:
-        raise PortError(f"'{output}' exists", "choose another folder, or --force to replace a port")
-    if output.is_symlink() or not (output / MANIFEST).is_file():
-        raise PortError(f"'{output}' is not a port, so --force does not replace it", "remove it yourself if you mean it")
-
-
 def _make_parents(folder: Path) -> list[Path]:
     made = [p for p in (folder, *folder.parents) if not p.exists()][::-1]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PortError(f"'{folder}' cannot be made: {error.strerror}", "choose a folder that you may write to") from None
+        raise PortError(
+            f"'{folder}' cannot be made: {error.strerror}", "choose a folder that you may write to"
+        ) from None
     return made
 
 

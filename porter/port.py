@@ -20,7 +20,8 @@ from porter.blocks.decoder import Decoder
 from porter.census import census
 from porter.checkpoint import Checkpoint, open_checkpoint
 from porter.errors import PortError, TargetError, known_names
-from porter.families import DecoderConfig, Family, family_of
+from porter.families import Family, family_of
+from porter.families._config import DecoderConfig
 from porter.graph import all_nodes, inferred
 from porter.package import (
     GRAPH,
@@ -29,6 +30,7 @@ from porter.package import (
     digest_of,
     new_folder,
     plan_files,
+    refuse_output,
     to_json,
     write_file,
     write_weights,
@@ -90,6 +92,7 @@ def convert(
     begun = time.monotonic()
     target = find_target(target_name, frontend)
     _keep_apart(folder, output)
+    refuse_output(output, force)
     port_dtype = _port_dtype(dtype, target.frontend)
     watch("reading config.json and headers", 0, 0)
     model = understand(folder, attention)
@@ -199,7 +202,10 @@ def _port_dtype(name: str, frontend: Frontend) -> ir.DataType:
 def _keep_apart(folder: Path, output: Path) -> None:
     source, port = folder.resolve(), output.resolve()
     if source == port or port in source.parents or source in port.parents:
-        raise PortError(f"'{output}' and the checkpoint '{folder}' lie in one another", "the checkpoint is never written to: choose another folder")
+        raise PortError(
+            f"'{output}' and the checkpoint '{folder}' lie in one another",
+            "the checkpoint is never written to: choose another folder",
+        )
 
 
 def _manifest(
@@ -243,7 +249,18 @@ def _value(value: ir.Value) -> dict[str, Any]:
 
 
 def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str, Any]:
-    keys = ("target", "frontend", "family", "model_type", "dtype", "attention", "minimum_past", "graphs", "weights", "lowering")
+    keys = (
+        "target",
+        "frontend",
+        "family",
+        "model_type",
+        "dtype",
+        "attention",
+        "minimum_past",
+        "graphs",
+        "weights",
+        "lowering",
+    )
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
     return {
         "schema_version": SCHEMA_VERSION,

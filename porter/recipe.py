@@ -7,7 +7,11 @@ import onnx_ir as ir
 from porter.package import GRAPH
 from porter.target import Target
 
-HEAD = '#!/bin/sh\n# Written by porter: the vendor\'s own way from model.onnx to the device.\nset -eu\ncd "$(dirname "$0")"\n'
+HEAD = """#!/bin/sh
+# Written by porter: the vendor's own way from model.onnx to the device.
+set -eu
+cd "$(dirname "$0")"
+"""
 
 
 def recipe(target: Target, model: ir.Model, max_positions: int) -> str | None:

@@ -10,7 +10,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from porter.errors import PorterError
@@ -24,7 +32,7 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """stderr."""
+    """Stderr."""
     return Console(stderr=True, highlight=False)
 
 
@@ -79,26 +87,59 @@ def print_conversion(result: Mapping[str, Any]) -> None:
 
 
 def print_parity(report: Mapping[str, Any]) -> None:
-    """The verdict of `porter verify`, its checks first."""
-    table = Table(title=f"{escape(report['port'])} against {escape(report['against'])}", title_justify="left", header_style="bold")
+    """The verdict of `porter verify`: plain checks one below the other, scenarios as a grid, what failed in words."""
+    checks = [(level["name"], check) for level in report["levels"] for check in level["checks"]]
+    plain = Table(
+        title=f"{escape(report['port'])} against {escape(report['against'])}", title_justify="left", header_style="bold"
+    )
     for column in ("level", "check", "value", "limit", "status"):
-        table.add_column(column, overflow="fold")
-    for level in report["levels"]:
-        for check in level["checks"]:
-            status = check["status"]
-            value = check["value"] if isinstance(check["value"], str) else f"{check['value']:.3g}"
-            name = check["name"] + (f" ({check['detail']})" if check["detail"] else "")
-            table.add_row(level["name"], escape(name), value, f"{check['limit']:g}", f"[{STATUS[status]}]{status}[/]")
+        plain.add_column(column, overflow="fold")
+    grid: dict[str, dict[str, str]] = {}
+    for level, check in checks:
+        scenario, _, quantity = check["name"].partition(": ")
+        if level == "semantics" and quantity:
+            grid.setdefault(scenario, {})[quantity] = f"[{STATUS[check['status']]}]{_value(check)}[/]"
+        else:
+            plain.add_row(level, escape(check["name"]), _value(check), f"{check['limit']:g}", _status(check["status"]))
+    out().print(plain)
+    if grid:
+        _print_grid(grid)
+    for level, check in checks:
+        if check["status"] != "pass":
+            found = f"{check['name']} = {_value(check)}; {check['detail']}"
+            out().print(f"{_status(check['status'])} {level}: {escape(found)}", soft_wrap=True)
+    _print_verdict(report)
+
+
+def _print_grid(grid: Mapping[str, Mapping[str, str]]) -> None:
+    columns = list(dict.fromkeys(q for row in grid.values() for q in row))
+    title = "the port's float32 error over the original's own, both against float64 (at most 10)"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in ("scenario", *columns):
+        table.add_column(column, overflow="fold", justify="left" if column == "scenario" else "right")
+    for scenario, row in grid.items():
+        table.add_row(escape(scenario), *(row.get(column, "") for column in columns))
     out().print(table)
+
+
+def _print_verdict(report: Mapping[str, Any]) -> None:
     if report["max_abs_error"] is not None:
         greedy = "equal" if report["greedy_match"] else "not equal"
-        out().print(
-            f"logits: max error {report['max_abs_error']:.2e}, cosine {report['cosine']:.12f}, KL {report['kl']:.1e}; greedy tokens {greedy}"
-        )
+        near = f"max error {report['max_abs_error']:.2e}, cosine {report['cosine']:.12f}, KL {report['kl']:.1e}"
+        out().print(f"logits: {near}; greedy tokens {greedy}", soft_wrap=True)
     for note in report["notes"]:
-        out().print(f"note: {escape(note)}")
+        out().print(f"note: {escape(note)}", soft_wrap=True)
     verdict = {"pass": "parity holds", "fail": "parity FAILS", "inconclusive": "inconclusive"}[report["status"]]
-    out().print(f"[{STATUS[report['status']]}]{verdict}[/] for {escape(report['target'])} in {report['dtype']} ({report['seconds']:.1f} s)")
+    where = f"for {escape(report['target'])} in {report['dtype']} ({report['seconds']:.1f} s)"
+    out().print(f"[{STATUS[report['status']]}]{verdict}[/] {where}")
+
+
+def _value(check: Mapping[str, Any]) -> str:
+    return check["value"] if isinstance(check["value"], str) else f"{check['value']:.3g}"
+
+
+def _status(status: str) -> str:
+    return f"[{STATUS[status]}]{status}[/]"
 
 
 def print_inspection(result: Mapping[str, Any]) -> None:
@@ -129,7 +170,14 @@ def print_targets(result: Mapping[str, Any]) -> None:
         rate = t["rates"].get("bfloat16") or t["rates"].get("float16")
         bandwidth = t["memory_bandwidth"]
         rows.append(
-            [t["name"], t["title"], ", ".join(t["frontends"]), number(t["memory_bytes"], "B"), number(bandwidth, "B/s"), number(rate, "op/s")]
+            [
+                t["name"],
+                t["title"],
+                ", ".join(t["frontends"]),
+                number(t["memory_bytes"], "B"),
+                number(bandwidth, "B/s"),
+                number(rate, "op/s"),
+            ]
         )
     print_rows("targets", ["name", "device", "front ends", "memory", "bandwidth", "16-bit rate"], rows)
 
@@ -137,7 +185,10 @@ def print_targets(result: Mapping[str, Any]) -> None:
 def print_target(result: Mapping[str, Any]) -> None:
     """One device with its variants and front ends, and where each fact was read."""
     cards = {result["name"]: result} | result["variants"]
-    rows = [[n, number(c["memory_bytes"], "B"), number(c["memory_bandwidth"], "B/s"), _rates(c["rates"])] for n, c in cards.items()]
+    rows = [
+        [n, number(c["memory_bytes"], "B"), number(c["memory_bandwidth"], "B/s"), _rates(c["rates"])]
+        for n, c in cards.items()
+    ]
     print_rows(f"{result['title']} ({result['vendor']})", ["card", "memory", "bandwidth", "peak rates"], rows)
     for card in cards.values():
         for fact, source in card["sources"].items():
@@ -164,7 +215,13 @@ def progress(quiet: bool) -> Iterator[Any]:
     if quiet or not console.is_terminal:
         yield _Lines(quiet)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         yield _Bars(bars)
 

@@ -114,7 +114,9 @@ def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence
         used |= {p.source for p in pieces}
         weights.append(Weight(parameter, pieces))
     if missing:
-        raise FamilyError(f"the checkpoint lacks {_list(missing)}", "the download may be incomplete, or config.json of another model")
+        raise FamilyError(
+            f"the checkpoint lacks {_list(missing)}", "the download may be incomplete, or config.json of another model"
+        )
     for weight in weights:
         _check_shapes(weight, source)
     return Binding(tuple(weights), _account(names - used, drops))
@@ -189,6 +191,7 @@ def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         if grown.any():
             largest = float(np.abs(array[grown].astype(np.float64)).max())
             raise FamilyError(
-                f"tensor '{name}' holds {largest:.3g}, which {dtype.name} cannot", "use --dtype float32 or --dtype bfloat16"
+                f"tensor '{name}' holds {largest:.3g}, which {dtype.name} cannot",
+                "use --dtype float32 or --dtype bfloat16",
             )
     return np.ascontiguousarray(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from porter.blocks.attention import GroupedQueryAttention, NormedGroupedQueryAtt
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.latent_attention import AbsorbedHeads, ExpandedHeads, LatentAttention, LowRankQuery
 from porter.blocks.mlp import GatedMLP
+from porter.blocks.module import Module, Parameter
 from porter.blocks.moe import BiasedRouter, Experts, Float32Router, MixtureOfExperts, Router, SharedMixtureOfExperts
 from porter.blocks.rope import DynamicRope, Rope
+from porter.blocks.step import Step
 from porter.graph import Graph
 from porter.passes.lower import Lower
 from porter.target import frontends
@@ -36,7 +38,7 @@ def normals(dtype: str, *shapes: tuple[int, ...], seed: int = 0) -> list[np.ndar
 
 
 def error(got: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, in units of the largest value that is expected; infinite where a value is not a number."""
+    """The largest difference, in units of the largest that is expected; infinite where a value is not a number."""
     assert got.shape == expected.shape
     difference = np.abs(got.astype(np.float64) - expected).max() / max(np.abs(expected).max(), 1e-30)
     return float(difference) if np.isfinite(difference) else float("inf")
@@ -83,6 +85,23 @@ def compute(build: Build, *arrays: np.ndarray) -> Any:
     """What `build` computes from these arrays: one array, or a list where it has several results."""
     results = list(run(lowered(model_of(build, *arrays)), {f"in{i}": a for i, a in enumerate(arrays)}).values())
     return results[0] if len(results) == 1 else results
+
+
+def attend(block: Module, rope: Rope, x: np.ndarray, past: Sequence[np.ndarray], mask: np.ndarray) -> list[np.ndarray]:
+    """What an attention block gives for x [batch, sequence, width], with random weights, and its cache behind it."""
+    batch, sequence, hidden = x.shape
+    positions = np.maximum(mask.cumsum(1)[:, -sequence:] - 1, 0)
+    module = rope.module()
+    parameters = [*block.parameters("attention"), *module.parameters("rope")]
+
+    def build(graph: Graph, ids: ir.Value, mask: ir.Value, x: ir.Value, *past: ir.Value) -> list[ir.Value]:
+        step = Step(graph, FLOAT, ids, ids, mask)
+        mixed, cache = block(step, x, module(step), past)
+        fill(graph.root, parameters, random_weights(parameters), FLOAT)
+        return [mixed, *cache]
+
+    mixed, *cache = compute(build, positions, mask, x.reshape(-1, hidden), *past)
+    return [mixed.reshape(batch, sequence, -1), *cache]
 
 
 # --------------------------------------------------------------------------------- networks
@@ -143,21 +162,26 @@ NETWORKS: dict[str, Callable[[], Decoder]] = {
 }
 
 
-def random_weights(network: Decoder, seed: int = 0) -> dict[str, np.ndarray]:
+def random_weights(parameters: Iterable[Parameter], seed: int = 0) -> dict[str, np.ndarray]:
     """Content for every parameter in float32: its table where it has one, else random, norms and biases around one."""
     rng, content = np.random.default_rng(seed), {}
-    for p in network.named_parameters():
+    for p in parameters:
         values = rng.standard_normal(p.shape) * 0.3 + (len(p.shape) == 1)
         content[p.name] = (p.table() if p.table else values).astype(np.float32)
     return content
 
 
-def built(network: Decoder, weights: Mapping[str, np.ndarray] | None = None, dtype: str = "float32") -> ir.Model:
-    """The network's neutral model with its weights in it, random ones by default, reshaped as the form asks for."""
-    graph, weights = network.build(DTYPES[dtype]), weights or random_weights(network)
-    for p in network.named_parameters():
-        array = weights[p.name].reshape(p.shape).astype(p.dtype(DTYPES[dtype]).numpy())
+def fill(graph: ir.Graph, parameters: Iterable[Parameter], weights: Mapping[str, np.ndarray], port: ir.DataType) -> None:
+    """Put the weights into the graph of a port of this dtype, reshaped as the parameters ask for."""
+    for p in parameters:
+        array = weights[p.name].reshape(p.shape).astype(p.dtype(port).numpy())
         graph.initializers[p.name].const_value = ir.tensor(array, name=p.name)
+
+
+def built(network: Decoder, weights: Mapping[str, np.ndarray] | None = None, dtype: str = "float32") -> ir.Model:
+    """The network's neutral model with its weights in it, random ones by default."""
+    graph, parameters = network.build(DTYPES[dtype]), network.named_parameters()
+    fill(graph, parameters, weights or random_weights(parameters), DTYPES[dtype])
     return ir.Model(graph, ir_version=8)
 
 

@@ -45,8 +45,10 @@ class GroupedQueryAttention(Module):
         self.heads, self.groups, self.head_dim, self.window = heads, groups, head_dim, window
         self.cache = (CacheEntry("key", groups, head_dim), CacheEntry("value", groups, head_dim))
 
-    def forward(self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
-        """x [tokens, hidden_size] → the same shape, and the cache with the new places behind the past ones."""
+    def forward(
+        self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
+        """X [tokens, hidden_size] → the same shape, and the cache with the new places behind the past ones."""
         graph = step.graph
         q = self.normalize_queries(step, step.split_heads(self.q_proj(step, x), self.heads, self.head_dim))
         k = self.normalize_keys(step, step.split_heads(self.k_proj(step, x), self.groups, self.head_dim))
@@ -55,7 +57,17 @@ class GroupedQueryAttention(Module):
         k = ROTARY_EMBEDDING(graph, k, rotation.cos, rotation.sin, interleaved=0, dim=self.head_dim)
         keys = CACHE_UPDATE(graph, past[0], k)  # [batch, groups, total, head_dim]
         values = CACHE_UPDATE(graph, past[1], v)
-        mixed = ATTENTION(graph, q, keys, values, step.mask(self.window), heads=self.heads, groups=self.groups, key_dim=self.head_dim, value_dim=self.head_dim, scale=self.head_dim**-0.5
+        mixed = ATTENTION(
+            graph,
+            q,
+            keys,
+            values,
+            step.mask(self.window),
+            heads=self.heads,
+            groups=self.groups,
+            key_dim=self.head_dim,
+            value_dim=self.head_dim,
+            scale=self.head_dim**-0.5,
         )
         return self.o_proj(step, step.merge_heads(mixed, self.heads, self.head_dim)), [keys, values]
 
@@ -81,7 +93,9 @@ class NormedGroupedQueryAttention(GroupedQueryAttention):
         output_bias: bool = False,
         window: int | None = None,
     ) -> None:
-        super().__init__(hidden_size, heads, groups, head_dim, qkv_bias=qkv_bias, output_bias=output_bias, window=window)
+        super().__init__(
+            hidden_size, heads, groups, head_dim, qkv_bias=qkv_bias, output_bias=output_bias, window=window
+        )
         self.q_norm = RMSNorm(head_dim, epsilon)
         self.k_norm = RMSNorm(head_dim, epsilon)
 

@@ -1,4 +1,4 @@
-"""The decoder-only transformer: embedding, pre-norm layers, final norm, output projection; and its graph's interface."""
+"""The decoder-only transformer: embedding, pre-norm layers, final norm, output projection; its graph's interface."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class DecoderLayer(Module):
         self.post_attention_layernorm = RMSNorm(hidden_size, epsilon)
         self.mlp = mlp
 
-    def forward(self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
+    def forward(
+        self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
         op = step.graph.op
         mixed, cache = self.self_attn(step, self.input_layernorm(step, x), rotation, past)
         x = op.Add(x, mixed)
@@ -38,7 +40,9 @@ class DecoderLayer(Module):
 class Body(Module):
     """`model.` of a Hugging Face checkpoint."""
 
-    def __init__(self, vocabulary: int, hidden_size: int, epsilon: float, layers: list[DecoderLayer], rope: Rope) -> None:
+    def __init__(
+        self, vocabulary: int, hidden_size: int, epsilon: float, layers: list[DecoderLayer], rope: Rope
+    ) -> None:
         self.embed_tokens = Embedding(vocabulary, hidden_size)
         self.rotary_emb = rope.module()
         self.layers = ModuleList(list(layers))

@@ -75,9 +75,22 @@ class AbsorbedHeads(Heads):
         q = op.MatMul(q, self.kv_b_proj_key.value(graph, step.dtype))  # [H, B*S, latent]
         q = op.Reshape(op.Transpose(q, perm=[1, 0, 2]), step.shape("new", self.heads, self.latent))  # [B, S, H, latent]
         q = op.Concat(op.Transpose(q, perm=[0, 2, 1, 3]), q_rope, axis=-1)  # [B, H, S, latent + rope]
-        mixed = ATTENTION(graph, q, cache, cache, step.mask(None), heads=self.heads, groups=1, key_dim=width, value_dim=width, scale=scale)
+        mixed = ATTENTION(
+            graph,
+            q,
+            cache,
+            cache,
+            step.mask(None),
+            heads=self.heads,
+            groups=1,
+            key_dim=width,
+            value_dim=width,
+            scale=scale,
+        )
         mixed, _ = op.Split(mixed, graph.ints(self.latent, self.rope), axis=-1, outputs=2)  # [B, H, S, latent]
-        mixed = op.Reshape(op.Transpose(mixed, perm=[1, 3, 0, 2]), graph.ints(self.heads, self.latent, -1))  # [H, latent, B*S]
+        mixed = op.Reshape(
+            op.Transpose(mixed, perm=[1, 3, 0, 2]), graph.ints(self.heads, self.latent, -1)
+        )  # [H, latent, B*S]
         mixed = op.MatMul(self.kv_b_proj_value.value(graph, step.dtype), mixed)  # [H, value, B*S]
         return op.Reshape(op.Transpose(mixed, perm=[2, 0, 1]), graph.ints(-1, self.heads * self.value))
 
@@ -101,14 +114,33 @@ class ExpandedHeads(Heads):
         keys = op.Concat(step.split_past_heads(k_nope, self.heads, self.nope), k_rope, axis=-1)
         values = step.split_past_heads(values, self.heads, self.value)  # [B, H, T, value]
         q = op.Concat(q_nope, q_rope, axis=-1)
-        mixed = ATTENTION(graph, q, keys, values, step.mask(None), heads=self.heads, groups=self.heads, key_dim=self.nope + self.rope, value_dim=self.value, scale=scale)
+        mixed = ATTENTION(
+            graph,
+            q,
+            keys,
+            values,
+            step.mask(None),
+            heads=self.heads,
+            groups=self.heads,
+            key_dim=self.nope + self.rope,
+            value_dim=self.value,
+            scale=scale,
+        )
         return step.merge_heads(mixed, self.heads, self.value)
 
 
 class LatentAttention(Module):
     """Projections, rotation and the latent cache; `mixer` is the form in which heads meet it."""
 
-    def __init__(self, hidden_size: int, query: FullRankQuery | LowRankQuery, mixer: Heads, scale: float, interleaved: bool, bias: bool) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        query: FullRankQuery | LowRankQuery,
+        mixer: Heads,
+        scale: float,
+        interleaved: bool,
+        bias: bool,
+    ) -> None:
         self.query, self.mixer = query, mixer
         self.kv_a_proj_with_mqa = linear(hidden_size, mixer.latent + mixer.rope, bias)
         self.kv_a_layernorm = RMSNorm(mixer.latent, LATENT_EPSILON)
@@ -116,17 +148,23 @@ class LatentAttention(Module):
         self.scale, self.interleaved = scale, int(interleaved)
         self.cache = (CacheEntry("latent", 1, mixer.latent + mixer.rope),)
 
-    def forward(self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
-        """x [tokens, hidden_size] → the same shape, and the latent cache with the new places behind the past ones."""
+    def forward(
+        self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
+        """X [tokens, hidden_size] → the same shape, and the latent cache with the new places behind the past ones."""
         graph, op, sizes = step.graph, step.graph.op, self.mixer
         q = step.split_heads(self.query(step, x), sizes.heads, sizes.nope + sizes.rope)
         q_nope, q_rope = op.Split(q, graph.ints(sizes.nope, sizes.rope), axis=-1, outputs=2)
-        q_rope = ROTARY_EMBEDDING(graph, q_rope, rotation.cos, rotation.sin, interleaved=self.interleaved, dim=sizes.rope)
+        q_rope = ROTARY_EMBEDDING(
+            graph, q_rope, rotation.cos, rotation.sin, interleaved=self.interleaved, dim=sizes.rope
+        )
 
         compressed = self.kv_a_proj_with_mqa(step, x)  # [tokens, latent + rope]
         latent, k_rope = op.Split(compressed, graph.ints(sizes.latent, sizes.rope), axis=-1, outputs=2)
         latent = step.split_heads(self.kv_a_layernorm(step, latent), 1, sizes.latent)  # [B, 1, S, latent]
         k_rope = step.split_heads(k_rope, 1, sizes.rope)
-        k_rope = ROTARY_EMBEDDING(graph, k_rope, rotation.cos, rotation.sin, interleaved=self.interleaved, dim=sizes.rope)
+        k_rope = ROTARY_EMBEDDING(
+            graph, k_rope, rotation.cos, rotation.sin, interleaved=self.interleaved, dim=sizes.rope
+        )
         cache = CACHE_UPDATE(graph, past[0], op.Concat(latent, k_rope, axis=-1))  # [B, 1, T, latent + rope]
         return self.o_proj(step, self.mixer(step, q_nope, q_rope, cache, self.scale)), [cache]

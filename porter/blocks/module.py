@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from porter.errors import GraphError
 from porter.blocks.step import Step
+from porter.errors import GraphError
 from porter.graph import Graph
 
 Storage = Literal["port", "float32"]
@@ -51,7 +51,8 @@ class Module:
 
     def parameters(self, prefix: str = "") -> Iterator[Parameter]:
         """Every parameter below, named by the path of attributes; raises GraphError for modules in a plain list,
-        whose parameters would vanish silently."""
+        whose parameters would vanish silently.
+        """
         self.path = prefix
         for name, item in vars(self).items():
             path = f"{prefix}.{name}" if prefix else name

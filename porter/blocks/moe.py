@@ -21,10 +21,16 @@ class Router(Module):
     def __init__(self, hidden_size: int, experts: int, top_k: int, normalize: bool) -> None:
         self.weight = Parameter((experts, hidden_size))
         self.top_k = top_k
-        self.rule: dict[str, object] = {"experts": experts, "scoring": "softmax", "top_k": top_k, "normalize": int(normalize), "scale": 1.0}
+        self.rule: dict[str, object] = {
+            "experts": experts,
+            "scoring": "softmax",
+            "top_k": top_k,
+            "normalize": int(normalize),
+            "scale": 1.0,
+        }
 
     def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """x [tokens, hidden] → weights [tokens, top_k] float32 and experts [tokens, top_k] int64."""
+        """X [tokens, hidden] → weights [tokens, top_k] float32 and experts [tokens, top_k] int64."""
         graph, op = step.graph, step.graph.op
         logits = op.Gemm(x, self.weight.value(graph, step.dtype), transB=1)
         return self.route(step, cast(graph, logits, ir.DataType.FLOAT), None)
@@ -37,9 +43,12 @@ class Router(Module):
 
 class Float32Router(Router):
     """A router whose logits are computed in float32 from float32 weights, with DeepSeek-V2's choice: softmax scores,
-    optionally only among the `top_groups` groups of experts whose best score is highest; weights not normalised."""
+    optionally only among the `top_groups` groups of experts whose best score is highest; weights not normalised.
+    """
 
-    def __init__(self, hidden_size: int, experts: int, top_k: int, scale: float, groups: int = 1, top_groups: int = 1) -> None:
+    def __init__(
+        self, hidden_size: int, experts: int, top_k: int, scale: float, groups: int = 1, top_groups: int = 1
+    ) -> None:
         super().__init__(hidden_size, experts, top_k, normalize=False)
         self.weight = Parameter((experts, hidden_size), storage="float32")
         self.rule |= {"scale": scale}
@@ -56,9 +65,12 @@ class Float32Router(Router):
 
 class BiasedRouter(Float32Router):
     """DeepSeek-V3 (arXiv:2412.19437, section 2.1.2): sigmoid scores; a correction bias steers the choice but not the
-    weights; a group counts by the sum of its two best."""
+    weights; a group counts by the sum of its two best.
+    """
 
-    def __init__(self, hidden_size: int, experts: int, top_k: int, scale: float, groups: int, top_groups: int, normalize: bool) -> None:
+    def __init__(
+        self, hidden_size: int, experts: int, top_k: int, scale: float, groups: int, top_groups: int, normalize: bool
+    ) -> None:
         super().__init__(hidden_size, experts, top_k, scale)
         self.e_score_correction_bias = Parameter((experts,), storage="float32", learned=False)
         self.rule |= {"scoring": "sigmoid", "normalize": int(normalize), "epsilon": 1e-20}
@@ -102,5 +114,3 @@ class SharedMixtureOfExperts(MixtureOfExperts):
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
         return step.graph.op.Add(super().forward(step, x), self.shared_experts(step, x))
-
-

@@ -73,7 +73,7 @@ class Llama3Rope(Rope):
 
 @dataclass(frozen=True)
 class YarnRope(Rope):
-    """YaRN (Peng et al. 2023, arXiv:2309.00071), with DeepSeek's mscale and mscale_all_dim as transformers reads them."""
+    """YaRN (Peng et al. 2023, arXiv:2309.00071), DeepSeek's mscale and mscale_all_dim as transformers reads them."""
 
     factor: float
     original_max_positions: int

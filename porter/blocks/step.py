@@ -12,7 +12,8 @@ from porter.graph import Graph
 @dataclass
 class Step:
     """One forward pass being built. Hidden states travel as [tokens, width], tokens = batch * sequence, so that every
-    linear layer is one Gemm that reads its weight as it lies on disk ([out, in])."""
+    linear layer is one Gemm that reads its weight as it lies on disk ([out, in]).
+    """
 
     graph: Graph
     dtype: ir.DataType

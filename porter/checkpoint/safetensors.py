@@ -20,8 +20,7 @@ from porter.checkpoint.files import DAMAGED, parse_object, reading, shown
 from porter.errors import CheckpointError, known_names
 
 TO_SAFETENSORS = (
-    "where you trust its maker, load it with transformers and save it with save_pretrained, "
-    "which writes safetensors"
+    "where you trust its maker, load it with transformers and save it with save_pretrained, which writes safetensors"
 )
 # The dtypes that fill whole bytes; F4 and F6 pack several numbers into one and have no numpy twin.
 DTYPES: dict[str, np.dtype[Any]] = {

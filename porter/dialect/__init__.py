@@ -1,4 +1,4 @@
-"""The neutral dialect: composite functions in the domain `porter`, each with its bodies in core operators of opset 17."""
+"""The neutral dialect: composite functions in the domain `porter`, each with bodies in core operators of opset 17."""
 
 from __future__ import annotations
 

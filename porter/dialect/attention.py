@@ -1,4 +1,7 @@
-"""Attention(q, k, v, mask) {heads, groups, key_dim, value_dim, scale}: q [B, H, S, D], k [B, G, T, D], v [B, G, T, V], mask [B, 1, S, T]."""
+"""Attention(q, k, v, mask) {heads, groups, key_dim, value_dim, scale}.
+
+q [B, H, S, D], k [B, G, T, D], v [B, G, T, V], mask bool [B, 1, S, T] → [B, H, S, V].
+"""
 
 from __future__ import annotations
 

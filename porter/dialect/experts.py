@@ -1,6 +1,6 @@
 """Experts(x, weights, experts, gate_up, down) {top_k}: every token through its chosen experts, weighted and summed.
 
-x [T, D], weights [T, K] float32, experts [T, K] int64 (distinct per token), gate_up [E, 2F, D], down [E, D, F] → [T, D].
+x [T, D], weights [T, K] float32, experts [T, K] int64 (distinct in a row), gate_up [E, 2F, D], down [E, D, F] → [T, D].
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def EXPERTS(
     op = graph.op
     active = _active(graph, experts, width(gate_up, 0))
     rounds = op.Squeeze(op.Shape(active))
-    start = cast(graph, op.ConstantOfShape(op.Shape(x), value=ir.tensor([0.0], dtype=ir.DataType.FLOAT)), element_type(x))
+    start = cast(
+        graph, op.ConstantOfShape(op.Shape(x), value=ir.tensor([0.0], dtype=ir.DataType.FLOAT)), element_type(x)
+    )
 
     def round_of(i: ir.Value, go_on: ir.Value, total: ir.Value) -> list[ir.Value]:
         expert = op.Gather(active, i, axis=0)  # scalar
@@ -69,7 +71,8 @@ def gather_few_else_all(
     top_k: int,
 ) -> ir.Value:
     """Static shapes only, for front ends without Loop: gathers the weights that each token needs where that reads no
-    more than all experts (decode), else multiplies by all of them and keeps what was chosen (prefill)."""
+    more than all experts (decode), else multiplies by all of them and keeps what was chosen (prefill).
+    """
     op = graph.op
     tokens = op.Gather(op.Shape(x), graph.constant(0, ir.DataType.INT64), axis=0)
     few = op.LessOrEqual(tokens, graph.constant(width(gate_up, 0) // top_k, ir.DataType.INT64))

@@ -9,9 +9,12 @@ from porter.graph import Graph
 
 
 @function("RotaryEmbedding")
-def ROTARY_EMBEDDING(graph: Graph, x: ir.Value, cos: ir.Value, sin: ir.Value, *, interleaved: int, dim: int) -> ir.Value:
+def ROTARY_EMBEDDING(
+    graph: Graph, x: ir.Value, cos: ir.Value, sin: ir.Value, *, interleaved: int, dim: int
+) -> ir.Value:
     """Rotates pairs of features: (i, i + R/2), or neighbours (2i, 2i + 1) when interleaved. The layout is kept, as in
-    ONNX's own RotaryEmbedding (opset 23)."""
+    ONNX's own RotaryEmbedding (opset 23).
+    """
     op = graph.op
     if interleaved:
         pairs = op.Reshape(x, graph.ints(0, 0, -1, dim // 2, 2))  # [B, H, S, R/2, 2]

@@ -27,7 +27,8 @@ def ROUTE(
     group_score: str = "",
 ) -> tuple[ir.Value, ir.Value]:
     """Scores by `scoring`; the bias steers the choice only; weights are the scores of the chosen experts, divided by
-    their sum + epsilon where `normalize`, times `scale`."""
+    their sum + epsilon where `normalize`, times `scale`.
+    """
     op = graph.op
     scores = op.Softmax(logits, axis=-1) if scoring == "softmax" else op.Sigmoid(logits)
     choice = scores if bias is None else op.Add(scores, bias)
@@ -47,7 +48,8 @@ def _within_best_groups(
     graph: Graph, choice: ir.Value, experts: int, groups: int, top_groups: int, group_score: str
 ) -> ir.Value:
     """Excludes the experts outside the `top_groups` best groups; a group's score is its best expert's ("max") or the
-    sum of its two best ("top2")."""
+    sum of its two best ("top2").
+    """
     op = graph.op
     grouped = op.Reshape(choice, graph.ints(-1, groups, experts // groups))  # [T, G, E/G]
     if group_score == "top2":

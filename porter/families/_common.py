@@ -42,7 +42,9 @@ class WindowedConfig(DecoderConfig):
             message = f"config.json: layer_types does not name a kind for each of num_hidden_layers = {self.num_hidden_layers}"
             raise FamilyError(message, f"known kinds: {', '.join(kinds)}")
         if "sliding_attention" in self.layer_types and not (self.use_sliding_window and self.sliding_window):
-            message = "config.json: layer_types names sliding_attention, but use_sliding_window or sliding_window is not set"
+            message = (
+                "config.json: layer_types names sliding_attention, but use_sliding_window or sliding_window is not set"
+            )
             raise FamilyError(message, "compare the config with the model's release")
 
     def window_of_layer(self, layer: int) -> int | None:

@@ -64,7 +64,8 @@ class DecoderConfig:
         self.divides("num_key_value_heads", "num_attention_heads")
         if self.per_layer_config:
             raise FamilyError(
-                "config.json: per_layer_config gives layers sizes of their own", f"{self.model_type} is read with equal layers only"
+                "config.json: per_layer_config gives layers sizes of their own",
+                f"{self.model_type} is read with equal layers only",
             )
 
     def divides(self, part: str, whole: str) -> None:
@@ -82,7 +83,10 @@ class DecoderConfig:
         if not value:
             raise FamilyError(f"config.json: {name} is not given", f"it must be a number up to {what} = {limit}")
         if value > limit:
-            raise FamilyError(f"config.json: {name} is {value}, more than {what} = {limit}", "compare the config with the model's release")
+            raise FamilyError(
+                f"config.json: {name} is {value}, more than {what} = {limit}",
+                "compare the config with the model's release",
+            )
 
     def only(self, name: str, *values: object) -> None:
         """Refuses a value of a field that the family does not implement."""
@@ -126,11 +130,15 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         value = float(value) if abs(value) <= LARGEST else math.inf
     if type(value) not in kinds or (type(value) is list and any(type(v) is not kinds[list][0] for v in value)):
         names = " or ".join(sorted("null" if k is types.NoneType else _kind_name(k, a) for k, a in kinds.items()))
-        raise FamilyError(f"config.json: {name} is {reprlib.repr(value)}, not {names}", "compare the config with the model's release")
+        raise FamilyError(
+            f"config.json: {name} is {reprlib.repr(value)}, not {names}", "compare the config with the model's release"
+        )
     if type(value) is int:
         least, most = int(name not in ZERO_IS_MEANT), MOST.get(name, LARGEST)
         if not least <= value <= most:
-            raise FamilyError(f"config.json: {name} is {reprlib.repr(value)}", f"it must lie between {least} and {most}")
+            raise FamilyError(
+                f"config.json: {name} is {reprlib.repr(value)}", f"it must lie between {least} and {most}"
+            )
     if type(value) is float and not (math.isfinite(value) and value >= 0):
         raise FamilyError(f"config.json: {name} is {value}", "it must be a finite number, zero or more")
     return value
@@ -156,14 +164,20 @@ def rope_of(config: DecoderConfig, dim: int) -> Rope:
         message = f"config.json: partial_rotary_factor is {reprlib.repr(partial)}"
         raise FamilyError(message, f"{config.model_type} rotates whole heads only")
     if dim % 2:
-        raise FamilyError(f"config.json: {dim} features cannot be rotated in pairs", "the rotated head size must be even")
+        raise FamilyError(
+            f"config.json: {dim} features cannot be rotated in pairs", "the rotated head size must be even"
+        )
     if not isinstance(kind, str) or kind not in ROPE_KINDS:
         message = f"config.json: rope_type {reprlib.repr(kind)} is not known"
         raise FamilyError(message, known_names(kind if isinstance(kind, str) else "", ROPE_KINDS))
     theta = _number(given.get("rope_theta", config.rope_theta), "rope_theta")
     if theta == 0:
         raise FamilyError("config.json: rope_theta is 0", "it must be a finite number above zero")
-    plain = {"dim": dim, "theta": config.default_theta if theta is None else theta, "max_positions": config.max_position_embeddings}
+    plain = {
+        "dim": dim,
+        "theta": config.default_theta if theta is None else theta,
+        "max_positions": config.max_position_embeddings,
+    }
     rope = ROPE_KINDS[kind](plain, given, config)
     _check_rope(rope, kind)
     return rope
@@ -189,7 +203,10 @@ def _check_rope(rope: Rope, kind: str) -> None:
     except (ArithmeticError, ValueError):
         finite = False
     if not finite:
-        raise FamilyError(f"config.json: the parameters of rope_type '{kind}' give no finite frequencies", "compare the config with the model's release")
+        raise FamilyError(
+            f"config.json: the parameters of rope_type '{kind}' give no finite frequencies",
+            "compare the config with the model's release",
+        )
     most = MOST_TABLE_BYTES // (4 * rope.dim)
     if not isinstance(rope, DynamicRope) and rope.max_positions > most:
         raise FamilyError(
@@ -217,7 +234,13 @@ def _llama3(plain: dict[str, Any], given: dict[str, Any], config: DecoderConfig)
     if low >= high:
         raise FamilyError(f"config.json: low_freq_factor is {low}", f"it must lie below high_freq_factor = {high}")
     trained = _trained_length(given, config)
-    return Llama3Rope(**plain, factor=_required(given, "factor"), low_freq_factor=low, high_freq_factor=high, original_max_positions=trained)
+    return Llama3Rope(
+        **plain,
+        factor=_required(given, "factor"),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_max_positions=trained,
+    )
 
 
 def _yarn(plain: dict[str, Any], given: dict[str, Any], config: DecoderConfig) -> Rope:
@@ -256,14 +279,18 @@ def _trained_length(given: dict[str, Any], config: DecoderConfig) -> int:
     own = config.original_max_position_embeddings
     length = own or given.get("original_max_position_embeddings", config.max_position_embeddings)
     if type(length) is not int or not 0 < length <= LARGEST:
-        raise FamilyError(f"config.json: original_max_position_embeddings is {reprlib.repr(length)}", "it must be a positive integer")
+        raise FamilyError(
+            f"config.json: original_max_position_embeddings is {reprlib.repr(length)}", "it must be a positive integer"
+        )
     return length
 
 
 def _required(given: Mapping[str, Any], name: str) -> float:
     value = _number(given.get(name), name)
     if not value:
-        raise FamilyError(f"config.json: the RoPE parameters lack '{name}'", "compare the config with the model's release")
+        raise FamilyError(
+            f"config.json: the RoPE parameters lack '{name}'", "compare the config with the model's release"
+        )
     return value
 
 

@@ -81,7 +81,11 @@ def dropped_prediction_layers(config: LatentConfig) -> tuple[Drop, ...]:
     """The multi-token-prediction layers behind the last one."""
     first = config.num_hidden_layers
     numbers = "|".join(str(n) for n in range(first, first + config.num_nextn_predict_layers))
-    return (Drop(rf"model\.layers\.({numbers})\..*", "multi-token prediction, not part of the model's own forward pass"),) if numbers else ()
+    return (
+        (Drop(rf"model\.layers\.({numbers})\..*", "multi-token prediction, not part of the model's own forward pass"),)
+        if numbers
+        else ()
+    )
 
 
 def latent_and_rope(config: DecoderConfig, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -94,5 +98,3 @@ def latent_and_paired_rope(config: DecoderConfig, keys: np.ndarray, values: np.n
     half = values.shape[-1] // 2
     pairs = np.stack([values[..., :half], values[..., half:]], axis=-1)
     return latent_and_rope(config, keys, pairs.reshape(values.shape))
-
-

@@ -51,7 +51,9 @@ def network(config: Config, form: str = "absorbed") -> Decoder:
         for n in range(config.num_hidden_layers)
     ]
     rope = rope_of(config, config.qk_rope_head_dim)
-    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+    return Decoder(
+        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
+    )
 
 
 def _experts(config: Config) -> SharedMixtureOfExperts:

@@ -66,12 +66,16 @@ def network(config: Config, form: str = "absorbed") -> Decoder:
             config.hidden_size,
             config.rms_norm_eps,
             _latent.attention(config, form, interleaved=config.rope_interleave),
-            _experts(config) if n >= config.first_k_dense_replace else GatedMLP(config.hidden_size, config.intermediate_size),
+            _experts(config)
+            if n >= config.first_k_dense_replace
+            else GatedMLP(config.hidden_size, config.intermediate_size),
         )
         for n in range(config.num_hidden_layers)
     ]
     rope = rope_of(config, config.qk_rope_head_dim)
-    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+    return Decoder(
+        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
+    )
 
 
 def _experts(config: Config) -> SharedMixtureOfExperts:

@@ -38,14 +38,20 @@ def network(config: Config) -> Decoder:
             config.hidden_size,
             config.rms_norm_eps,
             GroupedQueryAttention(
-                config.hidden_size, config.num_attention_heads, config.key_value_heads, head_dim, window=config.sliding_window
+                config.hidden_size,
+                config.num_attention_heads,
+                config.key_value_heads,
+                head_dim,
+                window=config.sliding_window,
             ),
             GatedMLP(config.hidden_size, config.intermediate_size),
         )
         for _ in range(config.num_hidden_layers)
     ]
     rope = rope_of(config, head_dim)
-    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+    return Decoder(
+        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
+    )
 
 
 def weights(config: Config) -> tuple[Rule, ...]:

@@ -46,25 +46,37 @@ def network(config: Config) -> Decoder:
             config.hidden_size,
             config.rms_norm_eps,
             GroupedQueryAttention(
-                config.hidden_size, config.num_attention_heads, config.key_value_heads, head_dim, window=config.sliding_window
+                config.hidden_size,
+                config.num_attention_heads,
+                config.key_value_heads,
+                head_dim,
+                window=config.sliding_window,
             ),
             MixtureOfExperts(
                 Router(config.hidden_size, config.num_local_experts, config.num_experts_per_tok, normalize=True),
-                Experts(config.hidden_size, config.intermediate_size, config.num_local_experts, config.num_experts_per_tok),
+                Experts(
+                    config.hidden_size, config.intermediate_size, config.num_local_experts, config.num_experts_per_tok
+                ),
             ),
         )
         for _ in range(config.num_hidden_layers)
     ]
     rope = rope_of(config, head_dim)
-    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+    return Decoder(
+        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
+    )
 
 
 def weights(config: Config) -> tuple[Rule, ...]:
     """The block is `block_sparse_moe` on disk, with w1 the gate, w3 the up and w2 the down projection."""
     experts, hidden = config.num_local_experts, config.hidden_size
     gate = (experts, hidden)
-    router = Rule("*.mlp.gate.weight", ((Piece("*.mlp.gate.weight", gate),), (Piece("*.block_sparse_moe.gate.weight", gate),)))
-    stacked = stacked_experts("block_sparse_moe", experts, hidden, config.intermediate_size, gate="w1", up="w3", down="w2")
+    router = Rule(
+        "*.mlp.gate.weight", ((Piece("*.mlp.gate.weight", gate),), (Piece("*.block_sparse_moe.gate.weight", gate),))
+    )
+    stacked = stacked_experts(
+        "block_sparse_moe", experts, hidden, config.intermediate_size, gate="w1", up="w3", down="w2"
+    )
     return (router, *stacked)
 
 

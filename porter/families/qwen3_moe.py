@@ -72,7 +72,9 @@ def network(config: Config) -> Decoder:
         for n in range(config.num_hidden_layers)
     ]
     rope = rope_of(config, head_dim)
-    return Decoder(config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings)
+    return Decoder(
+        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
+    )
 
 
 def _experts(config: Config) -> MixtureOfExperts:

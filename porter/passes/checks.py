@@ -1,6 +1,6 @@
 """The rules that a lowered graph must keep, by the names that front ends' TOMLs call them by.
 
-Each looks at a graph with inferred shapes and says what breaks the rule; the front end's own reason goes into the error.
+Each looks at a graph with inferred shapes and says what breaks it; the front end's own reason goes into the error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def check(model: ir.Model, frontend: Frontend) -> None:
         if rule is None:
             raise TargetError(f"{frontend.name}: no check is called '{wanted.name}'", known_names(wanted.name, RULES))
         for complaint in rule(model, frontend):
-            raise TargetError(f"{frontend.name} does not take this graph: {complaint}", f"{wanted.reason} ({wanted.source})")
+            raise TargetError(
+                f"{frontend.name} does not take this graph: {complaint}", f"{wanted.reason} ({wanted.source})"
+            )
 
 
 def known_operators(model: ir.Model, frontend: Frontend) -> Iterator[str]:

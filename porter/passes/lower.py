@@ -1,5 +1,6 @@
 """Lowering: every function of the neutral dialect is mapped, or expanded into its body, until only operators are left
-that the front end takes; one that is left over and not taken is an error that names it. Keep, map, expand, refuse."""
+that the front end takes; one that is left over and not taken is an error that names it. Keep, map, expand, refuse.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,9 @@ class Lower(Pass):
     def _expand(self, graph: Graph, node: ir.Node) -> None:
         function = FUNCTIONS.get(node.op_type)
         if function is None:
-            raise TargetError(f"{node.name}: the dialect has no function '{node.op_type}'", "write the graph through porter.dialect")
+            raise TargetError(
+                f"{node.name}: the dialect has no function '{node.op_type}'", "write the graph through porter.dialect"
+            )
         body = self._body(function, node)
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         inputs = [*node.inputs, *[None] * (len(function.inputs) - len(node.inputs))]
@@ -80,12 +83,15 @@ class Lower(Pass):
     def _body(self, function: Function, node: ir.Node) -> Body:
         lacking = []
         for body in function.bodies:
-            missing = [op for op in body.needs if not self.frontend.has(op, onnx.defs.get_schema(op, OPSET).since_version)]
+            missing = [
+                op for op in body.needs if not self.frontend.has(op, onnx.defs.get_schema(op, OPSET).since_version)
+            ]
             if not missing:
                 return body
             lacking += missing
+        needed = ", ".join(sorted(set(lacking)))
         raise TargetError(
-            f"{node.name}: {self.frontend.name} takes no body of {function.name}: it lacks {', '.join(sorted(set(lacking)))}",
+            f"{node.name}: {self.frontend.name} takes no body of {function.name}: it lacks {needed}",
             "another front end of the device may take it: see `porter targets`",
         )
 

@@ -46,9 +46,7 @@ def _variant(device: Table, name: str) -> Table:
     own = device.table("variants").table(name)
     for key in own:
         if key in device and key != "sources":
-            raise own.refusal(
-                key, "is stated for the device too", "what differs belongs to each variant alone"
-            )
+            raise own.refusal(key, "is stated for the device too", "what differs belongs to each variant alone")
     sources = {**device.table("sources").data, **own.table("sources").data}
     shared = {key: value for key, value in device.data.items() if key != "variants"}
     return Table(own.where, {**shared, **own.data, "sources": sources})

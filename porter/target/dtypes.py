@@ -22,9 +22,7 @@ def read_groups(table: Table) -> Groups:
     """Read the names that stand for several dtypes, so that a row of the operator table stays one line."""
     for name in table:
         if name in DTYPES:
-            raise table.refusal(
-                name, "is a dtype already", "call the group otherwise: a name means one thing"
-            )
+            raise table.refusal(name, "is a dtype already", "call the group otherwise: a name means one thing")
     return {name: _dtypes(table, name, {}) for name in table}
 
 
@@ -37,8 +35,6 @@ def _dtypes(table: Table, key: str, groups: Groups) -> frozenset[str]:
     dtypes: set[str] = set()
     for name in table.texts(key):
         if name not in DTYPES and name not in groups:
-            raise table.refusal(
-                key, f"names '{name}', which is no dtype", known_names(name, DTYPES | groups.keys())
-            )
+            raise table.refusal(key, f"names '{name}', which is no dtype", known_names(name, DTYPES | groups.keys()))
         dtypes |= groups.get(name, {name})
     return frozenset(dtypes)

@@ -97,9 +97,7 @@ class Table:
     def name(self, path: Path) -> str:
         name = self.need("name", str)
         if name != path.stem:
-            raise self.refusal(
-                "name", f"is '{name}'", f"the file must be {name}.toml: it is found by its name"
-            )
+            raise self.refusal("name", f"is '{name}'", f"the file must be {name}.toml: it is found by its name")
         return name
 
     def sources(self, facts: Iterable[str]) -> dict[str, str]:
@@ -117,6 +115,4 @@ class Table:
 
 def refuse_twice(table: Table, name: str, seen: Iterable[str]) -> None:
     if name in seen:
-        raise table.refusal(
-            "name", f"'{name}' stands there twice", "say it once: one of the two would be ignored"
-        )
+        raise table.refusal("name", f"'{name}' stands there twice", "say it once: one of the two would be ignored")

@@ -68,7 +68,9 @@ def _semantics(
     from porter.verify.weights import sound_pointers
 
     if not sound_pointers(port):
-        check = Check("not run: weights do not lie where the graph points", 1, 0, "inconclusive", "see the weights level")
+        check = Check(
+            "not run: weights do not lie where the graph points", 1, 0, "inconclusive", "see the weights level"
+        )
         return Level("semantics", (check,)), None, []
     watch("loading the original (transformers)")
     from porter.verify.original import Original

@@ -103,7 +103,7 @@ class ParityReport:
 
 
 def worst(statuses: Sequence[Status]) -> Status:
-    """fail before inconclusive before pass; nothing looked at is inconclusive."""
+    """Fail before inconclusive before pass; nothing looked at is inconclusive."""
     order: tuple[Status, ...] = ("fail", "inconclusive")
     return next((s for s in order if s in statuses), "pass" if statuses else "inconclusive")
 

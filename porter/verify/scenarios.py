@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,7 +29,9 @@ class Scenario:
     calls: tuple[Call, ...]
 
 
-def scenarios(vocabulary: int, boundaries: Sequence[int], beyond: bool, window: int | None, steps: int) -> list[Scenario]:
+def scenarios(
+    vocabulary: int, boundaries: Sequence[int], beyond: bool, window: int | None, steps: int
+) -> list[Scenario]:
     """Prefill, token-by-token decode, chunked prefill, a left-padded batch, and positions across each boundary of RoPE.
 
     `boundaries` are the positions where the rotation changes its rule or ends; `beyond` says whether positions past
@@ -55,7 +58,7 @@ def _call(ids: np.ndarray, start: int = 0) -> Call:
 
 def _chunks(ids: np.ndarray, sizes: Sequence[int]) -> tuple[Call, ...]:
     starts = np.cumsum([0, *sizes])
-    return tuple(_call(ids[:, a:b], int(a)) for a, b in zip(starts[:-1], starts[1:], strict=True))
+    return tuple(_call(ids[:, a:b], int(a)) for a, b in pairwise(starts))
 
 
 def _padded(ids: np.ndarray, lengths: Sequence[int]) -> tuple[Call, ...]:
@@ -69,7 +72,8 @@ def _padded(ids: np.ndarray, lengths: Sequence[int]) -> tuple[Call, ...]:
 
 def _across(ids: np.ndarray, boundary: int, beyond: bool) -> tuple[Call, ...]:
     """The first half from position 0, the second half around the boundary: long distances, where a frequency that is
-    slightly off shows. A shift of all positions would not: RoPE is relative."""
+    slightly off shows. A shift of all positions would not: RoPE is relative.
+    """
     length = ids.shape[1]
     half = length // 2
     last = boundary + half // 2 if beyond else boundary - 1

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from porter.verify.original import Original, Past, Trace
-from porter.verify.report import Check, Closeness
+from porter.verify.report import Check, Closeness, Status
 from porter.verify.scenarios import PROMPT, SEED, Call, Scenario
 from porter.verify.session import PortPast, PortSession, PortTrace
 
@@ -84,9 +84,11 @@ class Semantics:
         mask = np.zeros((len(scenario.calls[0].input_ids), 0), np.int64)
         for call in scenario.calls:
             mask = np.concatenate([mask, call.mask], axis=1)
-            arguments = {"position_ids": call.position_ids, "attention_mask": mask}
-            reference, exact = self._exact.run(call.input_ids, **arguments, past=exact)
-            baseline, own = self._own.run(call.input_ids, **arguments, past=own, routes=reference.routes)
+            ids, positions = call.input_ids, call.position_ids
+            reference, exact = self._exact.run(ids, position_ids=positions, attention_mask=mask, past=exact)
+            baseline, own = self._own.run(
+                ids, position_ids=positions, attention_mask=mask, past=own, routes=reference.routes
+            )
             result, port = self._port.run(call.input_ids, call.position_ids, call.mask, port, reference.routes)
             self._compare(findings, call, mask, reference, baseline, result)
         return _checks(scenario.name, findings)
@@ -106,8 +108,8 @@ class Semantics:
                 noise = float(np.abs(own - exact).max())
                 gap = float(exact[token] - exact[mine])
                 tie = gap <= TIE * noise
-                status = "inconclusive" if tie else "fail"
-                detail = f"step {step}: token {mine} instead of {token}, {gap:.3g} apart where the original's noise is {noise:.3g}"
+                status: Status = "inconclusive" if tie else "fail"
+                detail = f"step {step}: token {mine}, not {token}: {gap:.3g} apart, own noise {noise:.3g}"
                 return False, Check("greedy tokens that differ", 1, 0, status, detail)
             compared += 1
         return True, Check.at_most("greedy tokens that differ", 0, 0, f"{compared} of {steps} equal")
@@ -132,7 +134,9 @@ class Semantics:
             findings.at("layer outputs", n).add(mine[real], baseline.layers[n][real], exact[real])
         for n, logits in reference.router_logits.items():
             rows = real.reshape(-1)
-            findings.at("router logits", n).add(result.router_logits[n][rows], baseline.router_logits[n][rows], logits[rows])
+            findings.at("router logits", n).add(
+                result.router_logits[n][rows], baseline.router_logits[n][rows], logits[rows]
+            )
         self._compare_cache(findings, mask.astype(bool), reference, baseline, result)
         _compare_routes(findings, real.reshape(-1), reference, baseline, result.routes)
 

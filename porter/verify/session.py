@@ -49,7 +49,8 @@ class PortPast:
 
 class PortSession:
     """Runs a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with weights
-    taken from the source. With `forced` routers, the experts are an input of every call."""
+    taken from the source. With `forced` routers, the experts are an input of every call.
+    """
 
     def __init__(self, port: Port, model: Model, *, forced: bool) -> None:
         self.minimum_past = int(port.manifest["minimum_past"])

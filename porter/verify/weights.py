@@ -22,10 +22,10 @@ def check_weights(port: Port, model: Model) -> Level:
     tensors, broken = _headers(port)
     graph = onnx.load(port.graph, load_external_data=False).graph
     checks = [
-        _named("files as the manifest lists them", _changed_files(port) + broken),
-        _named("initializers that point at their own tensor", _wrong_pointers(port, graph, tensors)),
-        _named("weights in the graph, each once", _unaccounted(graph, model)),
-        _named("weights equal to their source", _different(port, model, tensors)),
+        _named("files changed since they were written", _changed_files(port) + broken),
+        _named("pointers to anything but the own tensor", _wrong_pointers(port, graph, tensors)),
+        _named("weights missing from the graph, or extra", _unaccounted(graph, model)),
+        _named("weights that differ from their source", _different(port, model, tensors)),
     ]
     return Level("weights", tuple(checks))
 
@@ -39,7 +39,7 @@ def sound_pointers(port: Port) -> bool:
 
 def _named(name: str, wrong: list[str]) -> Check:
     shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-    return Check.at_most(f"{name}: exceptions", len(wrong), 0, shown)
+    return Check.at_most(name, len(wrong), 0, shown)
 
 
 def _headers(port: Port) -> tuple[dict[str, TensorInfo], list[str]]:

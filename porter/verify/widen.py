@@ -1,4 +1,4 @@
-"""A port in float16 or bfloat16 as the same graph, node for node, in float32, with its weights taken from the source."""
+"""A port in float16 or bfloat16 as the same graph, node for node, in float32, weights taken from the source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ def widen(model: ir.Model) -> None:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.dtype in NARROW:
             value.const_value = ir.ExternalTensor(
-                tensor.location, tensor.offset, 2 * (tensor.length or 0), ir.DataType.FLOAT, shape=tensor.shape, name=tensor.name
+                tensor.location,
+                tensor.offset,
+                2 * (tensor.length or 0),
+                ir.DataType.FLOAT,
+                shape=tensor.shape,
+                name=tensor.name,
             )
         elif tensor is not None and tensor.dtype in NARROW:
             value.const_value = ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)

@@ -129,7 +129,7 @@ DYNAMIC = DynamicRope(dim=16, theta=1e4, max_positions=32, factor=2.0)
 
 
 def dynamic_frequencies(rope: DynamicRope, length: int) -> np.ndarray:
-    """transformers' formula in float64: the base grows with what the call's length exceeds max_positions by."""
+    """Transformers' formula in float64: the base grows with what the call's length exceeds max_positions by."""
     stretch = rope.factor * max(length, rope.max_positions) / rope.max_positions - (rope.factor - 1)
     theta = rope.theta * stretch ** (rope.dim / (rope.dim - 2))
     return np.asarray(1 / theta ** (np.arange(0, rope.dim, 2) / rope.dim))
