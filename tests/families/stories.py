@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tiny
-import torch
 
 from porter.families import Family, family_of
 from porter.families._config import DecoderConfig
@@ -50,18 +47,15 @@ class Call:
 class Told:
     """A case's checkpoint, and what the original makes of each story: logits first, then the cache."""
 
-    folder: tempfile.TemporaryDirectory[str]
+    folder: Path
     stories: dict[str, list[Call]]
     exact: dict[str, list[np.ndarray]]  # in float64
     rounded: dict[str, list[np.ndarray]]  # in float32
 
 
-@lru_cache(maxsize=1)  # the front ends of a case come one after the other
-def told(case: Case) -> Told:
-    """Writes the case's checkpoint and runs the original on it."""
-    torch.set_num_threads(1)
-    holder = tempfile.TemporaryDirectory()
-    folder, raw = Path(holder.name), tiny.sample(case.family, **case.config)
+def tell(case: Case, folder: Path) -> Told:
+    """Writes the case's checkpoint into `folder` and runs the original on it."""
+    raw = tiny.sample(case.family, **case.config)
     tiny.write_checkpoint(folder, raw, **case.options)
     if case.disk is not None:
         case.disk(folder)
@@ -74,7 +68,7 @@ def told(case: Case) -> Told:
     for name in tales:
         for a, b in zip(wide[name][1], narrow[name][1], strict=True):
             assert all((a[layer] == b[layer]).all() for layer in a), "float32 flips a route: take another seed"
-    return Told(holder, tales, {n: r[0] for n, r in wide.items()}, {n: r[0] for n, r in narrow.items()})
+    return Told(folder, tales, {n: r[0] for n, r in wide.items()}, {n: r[0] for n, r in narrow.items()})
 
 
 def stories(vocabulary: int, positions: int) -> dict[str, list[Call]]:
