@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.checkpoint import write_header
-from porter.errors import PortError
+from porter.errors import GraphError, PortError
 from porter.weights import Binding, Source, Weight, chunks
 
 MANIFEST = "porter.json"
@@ -68,10 +68,17 @@ def plan_files(binding: Binding, port_dtype: ir.DataType) -> tuple[PlannedFile, 
 
 
 def bind_graph(graph: ir.Graph, files: Sequence[PlannedFile], folder: Path) -> None:
-    """Points every weight of the graph at its place in the planned files."""
+    """Points every weight of the graph at its place in the planned files.
+
+    Raises GraphError for a weight that no node reads, which would vanish from the port without a word.
+    """
     for file in files:
         for weight, dtype, offset, length in file.offsets():
             parameter = weight.parameter
+            if parameter.name not in graph.initializers or not graph.initializers[parameter.name].uses():
+                raise GraphError(
+                    f"weight '{parameter.name}' is read by no node", "this is a bug in the network that declares it"
+                )
             tensor = ir.ExternalTensor(
                 file.name, offset, length, dtype, shape=ir.Shape(parameter.shape), name=parameter.name, base_dir=folder
             )
@@ -104,6 +111,7 @@ def new_folder(output: Path, needed: int, force: bool) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         _sync(partial)
+        refuse_output(output, force)  # another run may have been faster
         _swap(partial, output)
         _sync(output.parent)
     except OSError as error:

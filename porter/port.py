@@ -44,6 +44,11 @@ from porter.weights import Binding, Piece, Source, bind
 
 SCHEMA_VERSION = 1
 DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+PARTS = ("graphs", "weights", "files")  # of a manifest: what lists the files of a port
+FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(
+    ("minimum_past", "parameters", "active_parameters", "layers", "cache_width"), int
+)
+ENTRY = {"file": str, "bytes": int, "sha256": str}
 
 Watch = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 
@@ -170,15 +175,28 @@ def open_port(folder: Path) -> Port:
     try:
         manifest = json.loads(path.read_bytes())
         version = manifest["schema_version"]
-        listed = [str(e["file"]) for part in ("graphs", "weights", "files") for e in manifest[part]]
-    except (ValueError, KeyError, TypeError) as error:
+        wrong = _wrong_fields(manifest) if version == SCHEMA_VERSION else []
+        listed = [str(e["file"]) for part in PARTS for e in manifest[part]]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise PortError(f"'{path}' cannot be read: {error}", "convert the checkpoint again") from None
     if version != SCHEMA_VERSION:
         raise PortError(f"'{path}' has schema_version {version}", f"this porter reads {SCHEMA_VERSION}; convert again")
+    if wrong:
+        raise PortError(f"'{path}' is damaged: {wrong[0]} is missing or makes no sense", "convert the checkpoint again")
     for name in listed:
         if Path(name).name != name or not (folder / name).is_file():
             raise PortError(f"'{folder}' lacks '{name}', which its manifest lists", "convert the checkpoint again")
     return Port(folder, manifest)
+
+
+def _wrong_fields(manifest: dict[str, Any]) -> list[str]:
+    """The fields without which a port cannot be used, where they are missing or not of their kind."""
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    wrong += ["dtype"] * (manifest.get("dtype") not in DTYPES) + ["graphs"] * (not manifest["graphs"])
+    for part in PARTS:
+        for n, entry in enumerate(manifest[part]):
+            wrong += [f"{part}[{n}].{name}" for name, kind in ENTRY.items() if not isinstance(entry.get(name), kind)]
+    return wrong
 
 
 def _as_stored(config: DecoderConfig, source: Source) -> DecoderConfig:

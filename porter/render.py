@@ -113,7 +113,7 @@ def print_parity(report: Mapping[str, Any]) -> None:
 
 def _print_grid(grid: Mapping[str, Mapping[str, str]]) -> None:
     columns = list(dict.fromkeys(q for row in grid.values() for q in row))
-    title = "the port's float32 error over the original's own, both against float64 (at most 10)"
+    title = "error of the port / of the original, in float32 against float64 (at most 10)"
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in ("scenario", *columns):
         table.add_column(column, overflow="fold", justify="left" if column == "scenario" else "right")

@@ -84,10 +84,7 @@ class Decoder(Module):
         return tuple(named.values())
 
     def build(self, dtype: ir.DataType) -> ir.Graph:
-        """The neutral graph at `dtype`: inputs and outputs as the port folder promises them.
-
-        A Decoder builds one graph; nothing of it is shared with another.
-        """
+        """The neutral graph at `dtype`: inputs and outputs as the port folder promises them."""
         self.named_parameters()
         graph = Graph()
         ids = graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])

@@ -26,11 +26,9 @@ def keys_and_values(config: DecoderConfig, keys: np.ndarray, values: np.ndarray)
 
 @dataclasses.dataclass(frozen=True)
 class WindowedConfig(DecoderConfig):
-    """The fields by which Qwen's configs say which layers look through a window."""
+    """A sliding window, in every layer or in those that `layer_types` names."""
 
-    use_sliding_window: bool = False
     sliding_window: int | None = 4096
-    max_window_layers: int = 28
     layer_types: list[str] | None = None
 
     def check(self) -> None:
@@ -39,21 +37,43 @@ class WindowedConfig(DecoderConfig):
             return
         kinds = ("full_attention", "sliding_attention")
         if len(self.layer_types) != self.num_hidden_layers or not set(self.layer_types) <= set(kinds):
-            message = f"config.json: layer_types does not name a kind for each of num_hidden_layers = {self.num_hidden_layers}"
+            message = f"config.json: layer_types does not name a kind for each of {self.num_hidden_layers} layers"
             raise FamilyError(message, f"known kinds: {', '.join(kinds)}")
-        if "sliding_attention" in self.layer_types and not (self.use_sliding_window and self.sliding_window):
-            message = (
-                "config.json: layer_types names sliding_attention, but use_sliding_window or sliding_window is not set"
-            )
+        if "sliding_attention" in self.layer_types and self.window is None:
+            message = "config.json: layer_types names sliding_attention, but no sliding_window is given or used"
             raise FamilyError(message, "compare the config with the model's release")
 
+    @property
+    def window(self) -> int | None:
+        """The sliding window that is in use."""
+        return self.sliding_window
+
+    @property
+    def first_windowed(self) -> int:
+        """The first layer with a window, where `layer_types` does not say."""
+        return 0
+
     def window_of_layer(self, layer: int) -> int | None:
-        """The sliding window of a layer: by `layer_types` where given, else from `max_window_layers` up."""
-        if self.layer_types is None:
-            within = self.use_sliding_window and layer >= self.max_window_layers
-        else:
-            within = self.layer_types[layer] == "sliding_attention"
-        return self.sliding_window if within else None
+        """The sliding window of a layer, None where it sees everything."""
+        kinds = self.layer_types
+        within = layer >= self.first_windowed if kinds is None else kinds[layer] == "sliding_attention"
+        return self.window if within else None
+
+
+@dataclasses.dataclass(frozen=True)
+class UpperWindowedConfig(WindowedConfig):
+    """Qwen's windows: only with `use_sliding_window`, and from `max_window_layers` up."""
+
+    use_sliding_window: bool = False
+    max_window_layers: int = 28
+
+    @property
+    def window(self) -> int | None:
+        return self.sliding_window if self.use_sliding_window else None
+
+    @property
+    def first_windowed(self) -> int:
+        return self.max_window_layers
 
 
 def stacked_experts(

@@ -1,4 +1,4 @@
-"""Mistral (arXiv:2310.06825): Llama without biases, optionally with a sliding window in every layer."""
+"""Mistral (arXiv:2310.06825): Llama without biases, optionally with a sliding window in every layer or in some."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
-from porter.families._common import common_drops, keys_and_values
-from porter.families._config import DecoderConfig, rope_of
+from porter.families._common import WindowedConfig, common_drops, keys_and_values
+from porter.families._config import rope_of
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("mistral",)
 
 
 @dataclass(frozen=True)
-class Config(DecoderConfig):
-    """transformers' MistralConfig."""
+class Config(WindowedConfig):
+    """transformers' MistralConfig, or where `layer_types` is given the MinistralConfig that it then takes."""
 
     intermediate_size: int = 14336
     num_key_value_heads: int | None = 8
     max_position_embeddings: int = 4096 * 32
     head_dim: int | None = None
-    sliding_window: int | None = 4096
 
     def check(self) -> None:
         super().check()
@@ -42,11 +41,11 @@ def network(config: Config) -> Decoder:
                 config.num_attention_heads,
                 config.key_value_heads,
                 head_dim,
-                window=config.sliding_window,
+                window=config.window_of_layer(n),
             ),
             GatedMLP(config.hidden_size, config.intermediate_size),
         )
-        for _ in range(config.num_hidden_layers)
+        for n in range(config.num_hidden_layers)
     ]
     rope = rope_of(config, head_dim)
     return Decoder(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from porter.blocks.attention import NormedGroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
-from porter.families._common import WindowedConfig, common_drops, keys_and_values
+from porter.families._common import UpperWindowedConfig, common_drops, keys_and_values
 from porter.families._config import rope_of
 from porter.weights import Drop, Rule
 
@@ -15,7 +15,7 @@ MODEL_TYPES = ("qwen3",)
 
 
 @dataclass(frozen=True)
-class Config(WindowedConfig):
+class Config(UpperWindowedConfig):
     """transformers' Qwen3Config."""
 
     intermediate_size: int = 22016

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from porter.verify.scenarios import Scenario
 
 LEVELS = ("weights", "semantics")
+NEEDED = ("onnxruntime", "torch", "transformers")
 
 Watch = Callable[[str], None]
 
@@ -67,6 +69,11 @@ def _semantics(
 ) -> tuple[Level, Closeness | None, list[str]]:
     from porter.verify.weights import sound_pointers
 
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ParityError(
+            f"the semantics level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
+        )
     if not sound_pointers(port):
         check = Check(
             "not run: weights do not lie where the graph points", 1, 0, "inconclusive", "see the weights level"

@@ -43,11 +43,11 @@ def scenarios(
     found = [
         Scenario("prefill", (_call(ids[:, :length]),)),
         Scenario("decode", _chunks(ids, [length // 2, *[1] * steps])),
-        Scenario("chunked prefill", _chunks(ids, [5, 1, 8, length - 14])),
-        Scenario("padded batch", _padded(generator.integers(0, vocabulary, (3, length)), [length, length // 2, 3])),
+        Scenario("chunked", _chunks(ids, [5, 1, 8, length - 14])),
+        Scenario("padded", _padded(generator.integers(0, vocabulary, (3, length)), [length, length // 2, 3])),
     ]
     for boundary in boundaries:
-        found.append(Scenario(f"positions around {boundary}", _across(ids[:, :length], boundary, beyond)))
+        found.append(Scenario(f"RoPE at {boundary}", _across(ids[:, :length], boundary, beyond)))
     return found
 
 

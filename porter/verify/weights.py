@@ -22,10 +22,10 @@ def check_weights(port: Port, model: Model) -> Level:
     tensors, broken = _headers(port)
     graph = onnx.load(port.graph, load_external_data=False).graph
     checks = [
-        _named("files changed since they were written", _changed_files(port) + broken),
-        _named("pointers to anything but the own tensor", _wrong_pointers(port, graph, tensors)),
-        _named("weights missing from the graph, or extra", _unaccounted(graph, model)),
-        _named("weights that differ from their source", _different(port, model, tensors)),
+        _named("files changed", _changed_files(port) + broken),
+        _named("pointers astray", _wrong_pointers(port, graph, tensors)),
+        _named("weights missing or extra", _unaccounted(graph, model)),
+        _named("weights unlike their source", _different(port, model, tensors)),
     ]
     return Level("weights", tuple(checks))
 

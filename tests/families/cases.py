@@ -99,7 +99,7 @@ HEADS: dict[str, Case] = {  # of families with plain heads
     "wide-heads": changed(head_dim=18),
     "narrow-heads": changed(head_dim=6),
     "one-group": changed(num_key_value_heads=1),
-    "as-many-groups-as-heads": changed(num_key_value_heads=None),
+    "as-many-groups-as-heads": changed(num_attention_heads=4, num_key_value_heads=4, head_dim=14),
 }
 WINDOW = {"use_sliding_window": True, "sliding_window": 5, "layer_types": ...}
 LATENT: dict[str, Case] = {  # of families with latent attention
@@ -114,20 +114,20 @@ LATENT: dict[str, Case] = {  # of families with latent attention
     "one-expert-each": changed(num_experts_per_tok=1),
     "norm-epsilon": changed(rms_norm_eps=1e-5),
     "fused-experts": Case("", options={"fused": True}),
-    "no-position-free-part": changed(qk_nope_head_dim=1),
 }
 OWN: dict[str, dict[str, Case]] = {
     "llama": {
         "biases": changed(attention_bias=True, mlp_bias=True),
-        "odd-sizes": changed(hidden_size=35, num_attention_heads=5, num_key_value_heads=1, head_dim=...),
+        "odd-sizes": changed(hidden_size=35, num_attention_heads=5, num_key_value_heads=1, intermediate_size=51),
+        "head-dim-by-division": changed(head_dim=...),
+        "no-key-value-heads": changed(num_key_value_heads=None),
         "old-frequencies": Case("", disk=old_frequencies),
-        "odd-sizes-biased": changed(hidden_size=33, num_attention_heads=3, num_key_value_heads=3, attention_bias=True),
     },
     "mistral": {
         "no-window": changed(sliding_window=None),
         "window-of-one": changed(sliding_window=1),
         "wide-window": changed(sliding_window=100),
-        "layer-types-that-nobody-reads": changed(layer_types=["full_attention", "sliding_attention"]),
+        "windows-by-layer-types": changed(layer_types=["full_attention", "sliding_attention"], head_dim=10),
     },
     "qwen2": {
         "windows-from-layer-1": changed(**WINDOW, max_window_layers=1),
@@ -175,6 +175,7 @@ OWN: dict[str, dict[str, Case]] = {
     },
     "deepseek_v3": {
         "no-low-rank-queries": changed(q_lora_rank=None),
+        "odd-sizes": changed(hidden_size=41, qk_nope_head_dim=7, kv_lora_rank=15, v_head_dim=9, moe_intermediate_size=11),
         "halves": changed(rope_interleave=False),
         "halves-expanded": Case("", config={"rope_interleave": False}, form="expanded"),
         "one-group": changed(n_group=1, topk_group=1),
@@ -197,14 +198,10 @@ def cases_of(family: Family) -> Iterator[Case]:
     named |= LATENT if family.forms else {}
     named |= OWN.get(family.name, {})
     main = MAIN_ROPES.get(family.name, ())
-    named |= {n: Case("", config=_without_old(c), slow=n not in main) for n, c in ROPES.items()}
+    heads = {"head_dim": 12} if "head_dim" in fields else {}  # transformers does not divide for every kind
+    named |= {n: Case("", config={"rope_parameters": ..., **heads, **c}, slow=n not in main) for n, c in ROPES.items()}
     for name, case in named.items():
         yield dataclasses.replace(case, family=family.name, name=name)
-
-
-def _without_old(rope: dict[str, Any]) -> dict[str, Any]:
-    """Takes out the rope_parameters of a sample in the new form."""
-    return {"rope_parameters": ..., **rope}
 
 
 def all_cases() -> list[Case]:
