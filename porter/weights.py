@@ -18,6 +18,7 @@ from porter.checkpoint import Checkpoint
 from porter.errors import FamilyError
 from porter.fp8 import Fp8Blocks
 
+HOPELESS = 100_000  # tensors missing after which no more are looked for
 CHUNK_BYTES = 64 * 2**20  # how much of a weight is held at once while it is read
 
 
@@ -113,6 +114,8 @@ def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence
         missing += [p.source for p in pieces if p.source not in names]
         used |= {p.source for p in pieces}
         weights.append(Weight(parameter, pieces))
+        if len(missing) > HOPELESS:
+            break
     if missing:
         raise FamilyError(
             f"the checkpoint lacks {_list(missing)}", "the download may be incomplete, or config.json of another model"

@@ -36,11 +36,13 @@ def write_checkpoint(
     shard: str = "1GB",
     verbatim: bool = True,
     fused: bool = False,
+    gains: Mapping[str, float] | None = None,
 ) -> Path:
     """A checkpoint of transformers' own class for this config: random weights, none of them 0 or 1.
 
     config.json is the given one, or with `verbatim` false the one that transformers writes. `fused` names and stacks
-    experts as transformers 5 holds them in memory, not as they are published.
+    experts as transformers 5 holds them in memory, not as they are published. `gains` multiply the matrices of these
+    names: what is small shows a norm's epsilon.
     """
     given = copy.deepcopy(dict(config))
     parsed = transformers.AutoConfig.for_model(given.pop("model_type"), **given)
@@ -49,7 +51,7 @@ def write_checkpoint(
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
         for name, tensor in model.state_dict().items():
-            tensor.copy_(_random(name, tensor))
+            tensor.copy_(_random(name, tensor) * (gains or {}).get(name.split(".")[-2], 1.0))
     model.requires_grad_(False)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)

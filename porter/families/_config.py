@@ -16,6 +16,7 @@ from porter.blocks.rope import DynamicRope, LinearRope, Llama3Rope, Rope, YarnRo
 from porter.errors import FamilyError, known_names
 
 LARGEST = 2**31 - 1
+MOST_FEATURES = 2**16
 MOST_TABLE_BYTES = 2**32  # of RoPE's cosines and sines in float32: ten times what the longest released models need
 MOST = dict.fromkeys(  # of what a graph or a binding has one part each for
     (
@@ -71,7 +72,7 @@ class DecoderConfig:
     def divides(self, part: str, whole: str) -> None:
         """Refuses unless the field `part` divides the field `whole`."""
         small, large = getattr(self, part), getattr(self, whole)
-        if small is not None and large % small:
+        if small is not None and (small == 0 or large % small):
             raise FamilyError(
                 f"config.json: {part} is {small}, which does not divide {whole} = {large}",
                 f"{whole} must be a multiple of {part}",
@@ -163,10 +164,9 @@ def rope_of(config: DecoderConfig, dim: int) -> Rope:
     if partial not in (None, 1, 1.0):
         message = f"config.json: partial_rotary_factor is {reprlib.repr(partial)}"
         raise FamilyError(message, f"{config.model_type} rotates whole heads only")
-    if dim % 2:
-        raise FamilyError(
-            f"config.json: {dim} features cannot be rotated in pairs", "the rotated head size must be even"
-        )
+    if dim % 2 or dim > MOST_FEATURES:
+        message = f"config.json: heads of {dim} rotated features are not known"
+        raise FamilyError(message, f"their number must be even, and {MOST_FEATURES} at most")
     if not isinstance(kind, str) or kind not in ROPE_KINDS:
         message = f"config.json: rope_type {reprlib.repr(kind)} is not known"
         raise FamilyError(message, known_names(kind if isinstance(kind, str) else "", ROPE_KINDS))
@@ -207,11 +207,11 @@ def _check_rope(rope: Rope, kind: str) -> None:
             f"config.json: the parameters of rope_type '{kind}' give no finite frequencies",
             "compare the config with the model's release",
         )
-    most = MOST_TABLE_BYTES // (4 * rope.dim)
-    if not isinstance(rope, DynamicRope) and rope.max_positions > most:
+    most, positions = MOST_TABLE_BYTES // (4 * rope.dim), rope.positions()
+    if not isinstance(rope, DynamicRope) and positions > most:
+        message = f"config.json: max_position_embeddings is {rope.max_positions}, in all {positions} positions of RoPE"
         raise FamilyError(
-            f"config.json: max_position_embeddings is {rope.max_positions}: its cosines and sines would take {4 * rope.dim * rope.max_positions >> 30} GiB",
-            f"set it to the longest text that you need, at most {most}",
+            message, f"cosines and sines are held for {most} at most: set it to the longest text you need"
         )
 
 

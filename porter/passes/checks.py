@@ -12,7 +12,8 @@ import onnx
 import onnx_ir as ir
 
 from porter.errors import TargetError, known_names
-from porter.graph import OPSET, all_nodes, constant_of
+from porter.graph import all_nodes, constant_of
+from porter.schema import OPSET
 from porter.target import Frontend
 
 Rule = Callable[[ir.Model, Frontend], Iterator[str]]

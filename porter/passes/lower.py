@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from porter.dialect import FUNCTIONS, Body, Function
 from porter.errors import TargetError
-from porter.graph import DOMAIN, OPSET, Graph, all_nodes
+from porter.graph import DOMAIN, Graph, all_nodes
 from porter.passes import Pass
+from porter.schema import OPSET
 from porter.target import CustomOperator, OperatorMapping
 
 

@@ -37,12 +37,14 @@ __all__ = [
 
 @cache
 def devices() -> Mapping[str, Device]:
+    """Every device by name: the TOML files under `targets/devices`."""
     known = frontends()
     return {path.stem: read_device(path, known) for path in _files("devices")}
 
 
 @cache
 def frontends() -> Mapping[str, Frontend]:
+    """Every front end by name: the TOML files under `targets/frontends`."""
     return {path.stem: read_frontend(path) for path in _files("frontends")}
 
 

@@ -15,6 +15,7 @@ FACTS = ("soc", "memory_bytes", "memory_bandwidth", "rates", "link")
 
 
 def read_device(path: Path, frontends: Collection[str]) -> Device:
+    """A device from its TOML. Raises TargetError for what is missing, unknown or contradictory."""
     table = Table.open(path)
     device = _device(table, table.name(path))
     for feed in device.frontends:

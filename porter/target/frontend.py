@@ -23,6 +23,7 @@ PLACEHOLDERS = ("model", "output", "soc", "input_shape")
 
 
 def read_frontend(path: Path) -> Frontend:
+    """A front end from its TOML. Raises TargetError for what is missing, unknown or contradictory."""
     table = Table.open(path).only(KEYS)
     groups = read_groups(table.table("dtype_groups"))
     operators = _operators(table, groups)

@@ -114,5 +114,6 @@ class Table:
 
 
 def refuse_twice(table: Table, name: str, seen: Iterable[str]) -> None:
+    """Raises TargetError for a name that was there before."""
     if name in seen:
         raise table.refusal("name", f"'{name}' stands there twice", "say it once: one of the two would be ignored")

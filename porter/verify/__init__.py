@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from porter.census import census
 from porter.errors import ParityError
 from porter.port import Model, Port, open_port, understand
 from porter.verify.report import Check, Closeness, Level, ParityReport
@@ -38,9 +39,7 @@ def verify(
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto")
-    if port.manifest["family"] != model.family.name:
-        message = f"the port is of family {port.manifest['family']}, the checkpoint of {model.family.name}"
-        raise ParityError(message, "give the checkpoint that the port was made from")
+    _check_related(port, model)
     found: list[Level] = []
     closeness: Closeness | None = None
     notes: list[str] = []
@@ -64,48 +63,67 @@ def verify(
     )
 
 
+def _check_related(port: Port, model: Model) -> None:
+    """Raises ParityError for a checkpoint of another family or other sizes: there is nothing to compare then."""
+    sizes = census(model.network)
+    pairs = {"family": model.family.name, "parameters": sizes.parameters, "layers": sizes.layers}
+    for name, theirs in (pairs | {"cache_width": sizes.cache_width}).items():
+        if port.manifest[name] != theirs:
+            message = f"the port has {name.replace('_', ' ')} {port.manifest[name]}, the checkpoint {theirs}"
+            raise ParityError(message, "give the checkpoint that the port was made from")
+
+
 def _semantics(
     port: Port, model: Model, against: Path, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str]]:
-    from porter.verify.weights import sound_pointers
+    from porter.verify.weights import damage
 
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ParityError(
             f"the semantics level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
         )
-    if not sound_pointers(port):
-        check = Check(
-            "not run: weights do not lie where the graph points", 1, 0, "inconclusive", "see the weights level"
-        )
+    if harm := damage(port):
+        check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
         return Level("semantics", (check,)), None, []
     watch("loading the original (transformers)")
     from porter.verify.original import Original
     from porter.verify.semantics import Semantics
-    from porter.verify.session import PortSession
+    from porter.verify.session import BrokenPort, PortSession
 
     exact, own = Original(against, "float64"), Original(against, "float32")
-    watch("loading the port (ONNX Runtime)")
-    forced, free = PortSession(port, model, forced=True), PortSession(port, model, forced=False)
-    sides = Semantics(forced, exact, own, lambda k, v: model.family.original_cache(model.config, k, v))
     stories, notes = _stories(model, tokens)
     checks: list[Check] = []
-    for story in stories:
-        watch(story.name)
-        checks += sides.walk(story)
-    watch("greedy decoding")
-    match, greedy = sides.greedy(free, model.config.vocab_size, tokens)
+    try:
+        watch("loading the port (ONNX Runtime)")
+        forced, free = PortSession(port, model, forced=True), PortSession(port, model, forced=False)
+        sides = Semantics(forced, exact, own, lambda k, v: model.family.original_cache(model.config, k, v))
+        for story in stories:
+            watch(story.name)
+            checks += sides.walk(story)
+        watch("greedy decoding")
+        match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
+    except BrokenPort as error:
+        return Level("semantics", (*checks, Check("calls that the port fails", 1, 0, "fail", str(error)))), None, notes
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
     return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
 
 
 def _stories(model: Model, tokens: int) -> tuple[list[Scenario], list[str]]:
-    from porter.verify.scenarios import scenarios
+    from porter.verify.scenarios import SHORTEST, scenarios
 
-    rotation, window = model.network.model.rotary_emb, model.network.window()
-    boundaries = sorted({b for b in rotation.rope.boundaries() if b <= model.config.max_position_embeddings})
-    stories = scenarios(model.config.vocab_size, boundaries, rotation.unbounded, window, tokens)
+    rotation, window, positions = (
+        model.network.model.rotary_emb,
+        model.network.window(),
+        model.config.max_position_embeddings,
+    )
+    if not rotation.unbounded and tokens > positions - SHORTEST:
+        message = f"{tokens} tokens behind a prompt do not fit into the model's {positions} positions"
+        raise ParityError(message, f"use --tokens {max(positions - SHORTEST, 1)} or fewer")
+    boundaries = sorted({b for b in rotation.rope.boundaries() if b <= positions})
+    limit = None if rotation.unbounded else positions
+    stories = scenarios(model.config.vocab_size, boundaries, limit, window, tokens)
     longest = max(sum(c.input_ids.shape[1] for c in s.calls) for s in stories)
     unseen = window is not None and longest <= window
     return stories, [f"no prompt is longer than the sliding window of {window}: it was not left"] if unseen else []

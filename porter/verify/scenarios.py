@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 SEED = 20241226
+SHORTEST = 4  # a prompt that every scenario can be made of
 PROMPT = 24  # tokens of the prompt; each story is a few dozen tokens, so that every layer's output can be held
 
 
@@ -30,25 +31,32 @@ class Scenario:
 
 
 def scenarios(
-    vocabulary: int, boundaries: Sequence[int], beyond: bool, window: int | None, steps: int
+    vocabulary: int, boundaries: Sequence[int], limit: int | None, window: int | None, steps: int
 ) -> list[Scenario]:
     """Prefill, token-by-token decode, chunked prefill, a left-padded batch, and positions across each boundary of RoPE.
 
-    `boundaries` are the positions where the rotation changes its rule or ends; `beyond` says whether positions past
-    the last one are meant. A `window` makes the prompt long enough to leave it.
+    `boundaries` are the positions where the rotation changes its rule or ends; no position reaches `limit`, and where
+    there is none, positions past the last boundary are meant. A `window` makes the prompt long enough to leave it.
     """
     generator = np.random.default_rng(SEED)
     length = PROMPT if window is None else max(PROMPT, min(window + PROMPT // 2, 4 * PROMPT))
+    length = length if limit is None else min(length, limit - steps)
     ids = generator.integers(0, vocabulary, (1, length + steps))
     found = [
         Scenario("prefill", (_call(ids[:, :length]),)),
         Scenario("decode", _chunks(ids, [length // 2, *[1] * steps])),
-        Scenario("chunked", _chunks(ids, [5, 1, 8, length - 14])),
-        Scenario("padded", _padded(generator.integers(0, vocabulary, (3, length)), [length, length // 2, 3])),
+        Scenario("chunked", _chunks(ids, _sizes(length))),
+        Scenario("padded", _padded(generator.integers(0, vocabulary, (3, length)), [length, length // 2, 2])),
     ]
     for boundary in boundaries:
-        found.append(Scenario(f"RoPE at {boundary}", _across(ids[:, :length], boundary, beyond)))
+        found.append(Scenario(f"RoPE at {boundary}", _across(ids[:, :length], boundary, limit is None)))
     return found
+
+
+def _sizes(length: int) -> tuple[int, ...]:
+    """Four chunks of different size, one of them a single token."""
+    first, third = length // 4, length // 3
+    return first, 1, third, length - first - 1 - third
 
 
 def _call(ids: np.ndarray, start: int = 0) -> Call:

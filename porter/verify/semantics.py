@@ -18,7 +18,7 @@ import numpy as np
 
 from porter.verify.original import Original, Past, Trace
 from porter.verify.report import Check, Closeness
-from porter.verify.scenarios import PROMPT, SEED, Call, Scenario
+from porter.verify.scenarios import Call, Scenario
 from porter.verify.session import PortPast, PortSession, PortTrace
 
 LIMIT = 10.0  # times the original's own float32 error
@@ -94,9 +94,8 @@ class Semantics:
             self._compare(findings, call, mask, reference, baseline, result)
         return _checks(scenario.name, findings)
 
-    def greedy(self, free: PortSession, vocabulary: int, steps: int) -> tuple[bool, Check]:
+    def greedy(self, free: PortSession, prompt: np.ndarray, steps: int) -> tuple[bool, Check]:
         """Free-running greedy decoding: the same tokens, up to a choice that float32 could have made either way."""
-        prompt = np.random.default_rng(SEED).integers(0, vocabulary, (1, PROMPT))
         tokens, logits = self._exact.greedy(prompt, steps)
         _, rough = self._own.greedy(prompt, steps)
         ids, past, start = prompt, None, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from porter.errors import ParityError
 from porter.port import Model, Port
 from porter.verify.widen import wide_weights, widen
 
@@ -47,6 +47,10 @@ class PortPast:
     mask: np.ndarray  # [B, places]
 
 
+class BrokenPort(Exception):
+    """The port does not load or does not run, which is a finding, not an error of the comparison."""
+
+
 class PortSession:
     """Runs a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with weights
     taken from the source. With `forced` routers, the experts are an input of every call.
@@ -54,22 +58,20 @@ class PortSession:
 
     def __init__(self, port: Port, model: Model, *, forced: bool) -> None:
         self.minimum_past = int(port.manifest["minimum_past"])
-        built = ir.from_proto(onnx.load(port.graph, load_external_data=False))
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong comes back as an exception
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
         if port.dtype != "float32":
-            widen(built)
             names, values = wide_weights(model)
             options.add_external_initializers(names, values)
-        self._chosen = self._force(built) if forced else {}
-        self._watch(built)
-        proto = ir.to_proto(built).SerializeToString()
-        try:
+        with _blaming_the_port("does not load"):
+            built = ir.from_proto(onnx.load(port.graph, load_external_data=False))
+            if port.dtype != "float32":
+                widen(built)
+            self._chosen = self._force(built) if forced else {}
+            self._watch(built)
+            proto = ir.to_proto(built).SerializeToString()
             self._session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own types, unrelated to one another
-            message = f"ONNX Runtime does not load the port: {str(error).splitlines()[0]}"
-            raise ParityError(message, "convert the checkpoint again") from None
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
 
@@ -87,7 +89,8 @@ class PortSession:
         feed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": whole, **past.cache}
         feed |= {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
         feed = {name: np.ascontiguousarray(a, dtype=NUMPY[self._inputs[name].type]) for name, a in feed.items()}
-        results = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+        with _blaming_the_port("stops"):
+            results = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
         present = {n.removeprefix("present."): a for n, a in results.items() if n.startswith("present.")}
         trace = PortTrace(
             logits=results["logits"],
@@ -126,6 +129,14 @@ class PortSession:
                 built.graph.inputs.append(forced)
                 value.name = name + OWN
         return chosen
+
+
+@contextmanager
+def _blaming_the_port(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime, protobuf and onnx-ir raise types of their own, unrelated to one another
+        raise BrokenPort(f"ONNX Runtime {what}: {str(error).splitlines()[0]}") from error
 
 
 def _values(built: ir.Model) -> Iterator[ir.Value]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from porter.checkpoint import TensorInfo, parse_header
 from porter.errors import CheckpointError
 from porter.package import SAFETENSORS, digest_of
-from porter.port import DTYPES, Model, Port
+from porter.port import DTYPES, PARTS, Model, Port
 from porter.verify.report import Check, Level
 from porter.weights import Weight, chunks
 
@@ -20,9 +20,9 @@ from porter.weights import Weight, chunks
 def check_weights(port: Port, model: Model) -> Level:
     """Digests against the manifest, pointers against the parsed headers, bytes against the re-run rules."""
     tensors, broken = _headers(port)
-    graph = onnx.load(port.graph, load_external_data=False).graph
+    graph, unread = _graph(port)
     checks = [
-        _named("files changed", _changed_files(port) + broken),
+        _named("files changed", _changed_files(port) + broken + unread),
         _named("pointers astray", _wrong_pointers(port, graph, tensors)),
         _named("weights missing or extra", _unaccounted(graph, model)),
         _named("weights unlike their source", _different(port, model, tensors)),
@@ -30,11 +30,13 @@ def check_weights(port: Port, model: Model) -> Level:
     return Level("weights", tuple(checks))
 
 
-def sound_pointers(port: Port) -> bool:
-    """Whether every external initializer points at a tensor of its own name, type and shape within the port."""
+def damage(port: Port) -> list[str]:
+    """Why a port must not be run: a graph that was changed or cannot be read, or that does not point at its weights."""
+    entry = port.manifest["graphs"][0]
+    changed = [f"{entry['file']} was changed"] if digest_of(port.graph)["sha256"] != entry["sha256"] else []
     tensors, broken = _headers(port)
-    graph = onnx.load(port.graph, load_external_data=False).graph
-    return not broken and not _wrong_pointers(port, graph, tensors)
+    graph, unread = _graph(port)
+    return changed + broken + unread + [f"pointer of {name}" for name in _wrong_pointers(port, graph, tensors)]
 
 
 def _named(name: str, wrong: list[str]) -> Check:
@@ -53,8 +55,16 @@ def _headers(port: Port) -> tuple[dict[str, TensorInfo], list[str]]:
     return tensors, broken
 
 
+def _graph(port: Port) -> tuple[onnx.GraphProto, list[str]]:
+    """The graph without its weights; an empty one, and why, where the file holds none."""
+    try:
+        return onnx.load(port.graph, load_external_data=False).graph, []
+    except DecodeError:
+        return onnx.GraphProto(), [f"{port.graph.name} cannot be read"]
+
+
 def _changed_files(port: Port) -> list[str]:
-    entries = [e for part in ("graphs", "weights", "files") for e in port.manifest[part]]
+    entries = [e for part in PARTS for e in port.manifest[part]]
     return [e["file"] for e in entries if digest_of(port.folder / e["file"])["sha256"] != e["sha256"]]
 
 
@@ -65,17 +75,17 @@ def _wrong_pointers(port: Port, graph: onnx.GraphProto, tensors: Mapping[str, Te
         if initializer.data_location != onnx.TensorProto.EXTERNAL:
             continue
         place = {e.key: e.value for e in initializer.external_data}
-        info = tensors.get(initializer.name)
+        info = tensors.get(str(initializer.name))
         expected = info and (info.file.name, str(info.offset), str(info.nbytes), info.shape, info.dtype)
-        dtype = SAFETENSORS.get(ir.DataType(initializer.data_type))
+        dtype = next((name for known, name in SAFETENSORS.items() if known == initializer.data_type), None)
         found = (place.get("location"), place.get("offset"), place.get("length"), tuple(initializer.dims), dtype)
         if found != expected:
-            wrong.append(initializer.name)
+            wrong.append(str(initializer.name))
     return wrong
 
 
 def _unaccounted(graph: onnx.GraphProto, model: Model) -> list[str]:
-    found = [i.name for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
+    found = [str(i.name) for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
     wanted = {w.parameter.name for w in model.binding.weights}
     return sorted(wanted.symmetric_difference(found)) + sorted({n for n in found if found.count(n) > 1})
 

@@ -12,7 +12,8 @@ from onnx_run import checked, lowered, model_of, normals
 
 from porter.dialect import FUNCTIONS, RMS_NORM, Body, Function
 from porter.errors import GraphError
-from porter.graph import OPSET, Graph, all_nodes
+from porter.graph import Graph, all_nodes
+from porter.schema import OPSET
 
 BODIES = [(f, body) for f in FUNCTIONS.values() for body in f.bodies]
 NAMES = [f"{f.name}-{body.build.__name__}" for f, body in BODIES]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from stories import Case
 from porter.families import Family, families
 
 LINEAR = {"type": "linear", "factor": 3.0}
-DYNAMIC = {"rope_scaling": {"type": "dynamic", "factor": 2.5}, "max_position_embeddings": 8}
+DYNAMIC = {"rope_scaling": {"type": "dynamic", "factor": 2.5}}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 ROPES: dict[str, dict[str, Any]] = {
     "default": {"rope_scaling": None},
     "linear": {"rope_scaling": LINEAR},
+    "linear-unraised": {"rope_scaling": LINEAR, "max_position_embeddings": 16},
     "linear-mscale": {"rope_scaling": LINEAR | {"mscale_all_dim": 0.7}},
-    "dynamic": DYNAMIC,
+    "dynamic": DYNAMIC | {"max_position_embeddings": 8},
+    "dynamic-far": DYNAMIC | {"max_position_embeddings": 500},
     "llama3": {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 32}, "rope_theta": 1e4},
     "yarn": {"rope_scaling": YARN},
     "yarn-mscale-equal": {"rope_scaling": YARN | {"mscale": 0.8, "mscale_all_dim": 0.8}},
@@ -32,19 +35,20 @@ ROPES: dict[str, dict[str, Any]] = {
     "yarn-attention-factor": {"rope_scaling": YARN | {"attention_factor": 0.9, "beta_fast": 16, "beta_slow": 2}},
     "yarn-untruncated": {"rope_scaling": YARN | {"truncate": False}},
     "yarn-length-outside": {"rope_scaling": YARN, "original_max_position_embeddings": 24},
-    "yarn-length-missing": {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+    "yarn-length-missing": {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 25},
     "yarn-new-form": {"rope_scaling": ..., "rope_theta": ..., "rope_parameters": YARN | {"rope_theta": 5e3}},
 }
+REACH = {"dynamic": 48, "dynamic-far": 3000, "linear-unraised": 48, "yarn-length-missing": 100}
 MAIN_ROPES = {  # by default each kind once or twice; all kinds on all families are slow
-    "llama": ("default", "linear", "dynamic", "yarn", "yarn-attention-factor", "yarn-untruncated", "yarn-new-form"),
+    "llama": ("default", "linear-unraised", "dynamic", "yarn", "yarn-attention-factor", "yarn-untruncated"),
     "mistral": ("yarn-length-outside",),
     "qwen2": ("yarn-mscale-alone", "dynamic"),
-    "qwen3": ("yarn", "linear"),
+    "qwen3": ("yarn-new-form", "dynamic-far"),
     "mixtral": ("llama3", "yarn-length-missing"),
     "qwen3_moe": ("yarn-mscale-unequal", "dynamic"),
     "deepseek_v2": ("default", "linear-mscale", "yarn-mscale-unequal", "yarn-mscale-alone", "yarn-attention-factor"),
     "deepseek_v3": (
-        "default", "dynamic", "llama3", "yarn", "yarn-mscale-unequal", "yarn-mscale-all-dim-alone", "yarn-new-form",
+        "default", "dynamic-far", "llama3", "yarn", "yarn-mscale-unequal", "yarn-mscale-all-dim-alone", "yarn-new-form",
     ),
 }  # fmt: skip
 
@@ -78,21 +82,42 @@ def predictor(folder: Path) -> None:
     tiny.edit_tensors(folder, add=added | {front + "eh_proj.weight": torch.ones(width, 2 * width)})
 
 
+def fp8(folder: Path) -> None:
+    """Projections in DeepSeek's FP8 form, in blocks that divide hardly any side."""
+    rows, columns = 16, 10
+    added: dict[str, torch.Tensor] = {}
+    for name, tensor in _names(folder).items():
+        if tensor.dim() == 2 and name.endswith("proj.weight"):
+            height, width = tensor.shape
+            blocks = torch.nn.functional.pad(tensor, (0, -width % columns, 0, -height % rows))
+            blocks = blocks.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))  # [blocks, rows, blocks, columns]
+            scale = blocks.abs().amax((1, 3)) / 448
+            quantised = (blocks / scale[:, None, :, None]).flatten(2, 3).flatten(0, 1)[:height, :width]
+            added |= {name: quantised.to(torch.float8_e4m3fn), f"{name}_scale_inv": scale}
+    tiny.edit_tensors(folder, add=added)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [rows, columns]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def changed(**overrides: Any) -> Case:
     return Case("", config=overrides)
 
 
 TIED = {"tie_word_embeddings": True}
+SMALL = dict.fromkeys(("embed_tokens", "q_proj", "k_proj", "q_a_proj", "kv_a_proj_with_mqa"), 0.05)
 GENERAL: dict[str, Case] = {
     "sample": changed(),
     "float16-on-disk": Case("", options={"dtype": torch.float16}),
     "bfloat16-on-disk": Case("", options={"dtype": torch.bfloat16}, slow=True),
+    "fp8-on-disk": Case("", disk=fp8),
     "sharded": Case("", options={"shard": "30KB"}),
     "as-transformers-writes-it": Case("", options={"verbatim": False}),
     "in-the-older-form": Case("", options={"verbatim": False}, disk=tiny.respell),
     "tied": Case("", config=TIED),
     "tied-with-another-head": Case("", config=TIED, disk=own_head),
     "tied-with-the-same-head": Case("", config=TIED, disk=same_head, slow=True),
+    "epsilon-that-counts": Case("", config={"rms_norm_eps": 1e-5}, options={"gains": SMALL}),
     "one-layer": changed(num_hidden_layers=1, layer_types=...),
 }
 HEADS: dict[str, Case] = {  # of families with plain heads
@@ -112,7 +137,6 @@ LATENT: dict[str, Case] = {  # of families with latent attention
     "one-head": changed(num_attention_heads=1, num_key_value_heads=1),
     "no-key-value-heads": changed(num_key_value_heads=None),
     "one-expert-each": changed(num_experts_per_tok=1),
-    "norm-epsilon": changed(rms_norm_eps=1e-5),
     "fused-experts": Case("", options={"fused": True}),
 }
 OWN: dict[str, dict[str, Case]] = {
@@ -175,7 +199,9 @@ OWN: dict[str, dict[str, Case]] = {
     },
     "deepseek_v3": {
         "no-low-rank-queries": changed(q_lora_rank=None),
-        "odd-sizes": changed(hidden_size=41, qk_nope_head_dim=7, kv_lora_rank=15, v_head_dim=9, moe_intermediate_size=11),
+        "odd-sizes": changed(
+            hidden_size=41, qk_nope_head_dim=7, kv_lora_rank=15, v_head_dim=9, moe_intermediate_size=11
+        ),
         "halves": changed(rope_interleave=False),
         "halves-expanded": Case("", config={"rope_interleave": False}, form="expanded"),
         "one-group": changed(n_group=1, topk_group=1),
@@ -199,7 +225,9 @@ def cases_of(family: Family) -> Iterator[Case]:
     named |= OWN.get(family.name, {})
     main = MAIN_ROPES.get(family.name, ())
     heads = {"head_dim": 12} if "head_dim" in fields else {}  # transformers does not divide for every kind
-    named |= {n: Case("", config={"rope_parameters": ..., **heads, **c}, slow=n not in main) for n, c in ROPES.items()}
+    for name, rope in ROPES.items():
+        config = {"rope_parameters": ..., **heads, **rope}
+        named[name] = Case("", config=config, reach=REACH.get(name), slow=name not in main)
     for name, case in named.items():
         yield dataclasses.replace(case, family=family.name, name=name)
 

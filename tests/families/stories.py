@@ -28,6 +28,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)  # of tiny.write_checkpoint
     disk: Callable[[Path], None] | None = None
     form: str = "auto"
+    reach: int | None = None  # where positions end, if not at max_position_embeddings
     slow: bool = False
 
     def __str__(self) -> str:
@@ -61,7 +62,7 @@ def tell(case: Case, folder: Path) -> Told:
         case.disk(folder)
     family = family_of(raw)
     config = family.read(raw)
-    tales = stories(config.vocab_size, max(config.max_position_embeddings, 48))
+    tales = stories(config.vocab_size, case.reach or config.max_position_embeddings)
     exact, rounded = Original(folder, "float64"), Original(folder, "float32")
     wide = {name: _ask(exact, family, config, calls) for name, calls in tales.items()}
     narrow = {name: _ask(rounded, family, config, calls) for name, calls in tales.items()}
