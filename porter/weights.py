@@ -18,6 +18,7 @@ from porter.checkpoint import Checkpoint
 from porter.errors import FamilyError
 from porter.fp8 import Fp8Blocks
 
+FLOATS = {"F64", "F32", "F16", "BF16"}
 HOPELESS = 100_000  # tensors missing after which no more are looked for
 CHUNK_BYTES = 64 * 2**20  # how much of a weight is held at once while it is read
 
@@ -82,6 +83,10 @@ class Source:
         """The shape of a tensor."""
         return self.checkpoint.tensors[name].shape
 
+    def readable(self, name: str) -> bool:
+        """Whether a tensor holds the numbers it means."""
+        return self.checkpoint.tensors[name].dtype in FLOATS or (self.fp8 is not None and name in self.fp8.weights)
+
     def rows(self, piece: Piece) -> Iterator[np.ndarray]:
         """The piece's rows, a bounded number of bytes at a time, in the source's own dtype (float32 for FP8)."""
         array = self.checkpoint.read(piece.source)
@@ -121,7 +126,7 @@ def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence
             f"the checkpoint lacks {_list(missing)}", "the download may be incomplete, or config.json of another model"
         )
     for weight in weights:
-        _check_shapes(weight, source)
+        _check_pieces(weight, source)
     return Binding(tuple(weights), _account(names - used, drops))
 
 
@@ -138,7 +143,7 @@ def _fill(piece: Piece, prefix: str) -> Piece:
     return Piece(piece.source.replace("*", prefix, 1), piece.shape, piece.start, piece.stop)
 
 
-def _check_shapes(weight: Weight, source: Source) -> None:
+def _check_pieces(weight: Weight, source: Source) -> None:
     for piece in weight.pieces:
         actual = source.shape(piece.source)
         if actual != piece.shape:
@@ -146,6 +151,10 @@ def _check_shapes(weight: Weight, source: Source) -> None:
                 f"tensor '{piece.source}' has shape {list(actual)}, but config.json asks for {list(piece.shape)}",
                 "config.json and weights belong to different models, or one of them was edited",
             )
+        if not source.readable(piece.source):
+            dtype = source.checkpoint.tensors[piece.source].dtype
+            message = f"tensor '{piece.source}' is {dtype}, which is no weight as it stands"
+            raise FamilyError(message, f"known: {', '.join(sorted(FLOATS))}, and F8_E4M3 with block scales")
 
 
 def _account(left: set[str], drops: Sequence[Drop]) -> dict[str, str]:

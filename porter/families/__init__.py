@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -75,5 +76,5 @@ def family_of(raw: Mapping[str, Any]) -> Family:
     if not isinstance(model_type, str):
         raise FamilyError("config.json has no model_type", known_names("", by_type))
     if model_type not in by_type:
-        raise FamilyError(f"model_type '{model_type}' is not known", known_names(model_type, by_type))
+        raise FamilyError(f"model_type {reprlib.repr(model_type)} is not known", known_names(model_type, by_type))
     return by_type[model_type]

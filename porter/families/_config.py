@@ -55,6 +55,7 @@ class DecoderConfig:
     partial_rotary_factor: float | None = None
     original_max_position_embeddings: int | None = None
     per_layer_config: dict[str, Any] | None = None
+    is_causal: bool = True
 
     default_theta: typing.ClassVar[float] = 10000.0
     aliases: typing.ClassVar[Mapping[str, str]] = {}  # transformers' other names for fields: alias → field
@@ -62,6 +63,7 @@ class DecoderConfig:
     def check(self) -> None:
         """Refuses what does not fit together; a family extends it."""
         self.only("hidden_act", "silu", "swish")  # two names of one function
+        self.only("is_causal", True)
         self.divides("num_key_value_heads", "num_attention_heads")
         if self.per_layer_config:
             raise FamilyError(

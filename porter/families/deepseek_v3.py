@@ -32,6 +32,7 @@ class Config(_latent.LatentConfig):
     moe_intermediate_size: int = 2048
     num_hidden_layers: int = 61
     num_attention_heads: int = 128
+    num_key_value_heads: int | None = 128
     max_position_embeddings: int = 4096
     n_shared_experts: int = 1
     n_routed_experts: int = 256

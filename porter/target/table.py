@@ -24,6 +24,8 @@ WORDS = {
 
 
 class Table:
+    """A table of a file, with the place where it stands."""
+
     def __init__(self, where: str, data: Mapping[str, object]) -> None:
         self.where = where
         self.data = data

@@ -48,6 +48,8 @@ class Comparison:
 
     def ratio(self) -> float:
         """The port's error over the original's own, both as root mean squares, above the floor of float32 itself."""
+        if self.port == 0:
+            return 0.0
         floor = FLOOR * np.sqrt(self.size / max(self.count, 1))
         return float(np.sqrt(self.port / max(self.count, 1)) / (np.sqrt(self.own / max(self.count, 1)) + floor))
 
@@ -76,6 +78,7 @@ class Semantics:
         self._port, self._exact, self._own, self._to_entries = port, exact, own, to_entries
         self._logits: list[tuple[np.ndarray, np.ndarray]] = []
 
+    @np.errstate(all="ignore")  # what overflows is found, not warned of
     def walk(self, scenario: Scenario) -> list[Check]:
         """Runs one scenario on all three sides and compares everything that they have in common."""
         findings = Findings()
@@ -111,6 +114,7 @@ class Semantics:
                 return False, Check.at_most(GREEDY, gap / noise if noise else np.inf, TIE, detail)
         return True, Check.at_most(GREEDY, 0, TIE, f"{steps} of {steps} tokens equal")
 
+    @np.errstate(all="ignore")
     def closeness(self, greedy_match: bool) -> Closeness:
         """The port's logits over all scenarios, in the measures that engineers ask for."""
         port = np.concatenate([p for p, _ in self._logits]).astype(np.float64)

@@ -19,7 +19,8 @@ def widen(model: ir.Model) -> None:
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
         _widen_value(value)
     for node in all_nodes(graph):
-        for value in node.outputs:
+        bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        for value in (*node.outputs, *(value for body in bodies for value in body.inputs)):
             _widen_value(value)
         to = node.attributes.get("to")
         if to is not None and ir.DataType(to.as_int()) in NARROW:

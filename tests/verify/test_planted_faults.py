@@ -5,6 +5,7 @@ The manifest is signed again after each, so that no digest gives it away: only t
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import pytest
 from command import Outcome, porter
 from onnx import GraphProto
 from surgery import constants, graph_of, rewire, set_value, value_of, weight_of
+
+from porter.port import convert
 
 EXPERTS = "model.layers.1.mlp.experts."
 BIAS = "model.layers.2.mlp.gate.e_score_correction_bias"
@@ -127,3 +130,25 @@ def test_the_bytes_name_the_weight(name: str, copy: Path, deepseek: Path) -> Non
     (check,) = [c for c in found.json()["levels"][0]["checks"] if c["status"] == "fail"]
     assert found.code == 1
     assert str(FAULTS[name].weight) in check["detail"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rms_norm_eps": 1e-5},
+        {"routed_scaling_factor": 2.45},
+        {"rope_theta": 10100},
+        {"topk_group": 4},
+        {"norm_topk_prob": False},
+        {"rope_interleave": False},
+        {"rope_scaling": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_port_of_another_config_is_found(change: dict[str, object], deepseek: Path, tmp_path: Path) -> None:
+    """A mistake made while converting: every weight is right, and the port is not."""
+    other = Path(shutil.copytree(deepseek, tmp_path / "checkpoint"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | change))
+    convert(other, "onnxruntime-cpu", tmp_path / "port")
+    assert verify(tmp_path / "port", deepseek, "semantics").code == 1
