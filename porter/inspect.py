@@ -10,9 +10,11 @@ import onnx
 import onnx_ir as ir
 
 from porter.census import census
+from porter.errors import PortError
 from porter.graph import all_nodes
-from porter.package import MANIFEST
-from porter.port import SCHEMA_VERSION, Model, Port, open_port, understand
+from porter.manifest import SCHEMA_VERSION, Port, open_port
+from porter.model import Model, understand
+from porter.package import MANIFEST, digest_of
 
 CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "F32": 4, "F16": 2, "BF16": 2}
 
@@ -53,6 +55,8 @@ def _checkpoint(model: Model) -> dict[str, Any]:
 
 def _port(port: Port) -> dict[str, Any]:
     manifest = port.manifest
+    if digest_of(port.graph)["sha256"] != manifest["graphs"][0]["sha256"]:
+        raise PortError(f"'{port.graph}' was changed since it was written", "convert the checkpoint again")
     graph = ir.from_proto(onnx.load(port.graph, load_external_data=False)).graph
     operators = Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in all_nodes(graph))
     copied = (

@@ -171,7 +171,9 @@ def random_weights(parameters: Iterable[Parameter], seed: int = 0) -> dict[str, 
     return content
 
 
-def fill(graph: ir.Graph, parameters: Iterable[Parameter], weights: Mapping[str, np.ndarray], port: ir.DataType) -> None:
+def fill(
+    graph: ir.Graph, parameters: Iterable[Parameter], weights: Mapping[str, np.ndarray], port: ir.DataType
+) -> None:
     """Put the weights into the graph of a port of this dtype, reshaped as the parameters ask for."""
     for p in parameters:
         array = weights[p.name].reshape(p.shape).astype(p.dtype(port).numpy())

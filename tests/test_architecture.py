@@ -24,8 +24,8 @@ FLOORS = """
 5  render
 4  inspect verify
 4  catalogue port
-3  recipe
-3  census package passes
+3  manifest recipe
+3  census model package passes
 2  families target
 1  weights
 1  blocks fp8
@@ -41,7 +41,19 @@ DOORS = {
     "typer": {"cli"},
     "rich": {"render"},
     "onnx": {"schema", "graph", "passes", "inspect", "verify"},  # those that look at finished graphs
-    "onnx_ir": {"schema", "graph", "dialect", "blocks", "passes", "package", "recipe", "port", "inspect", "verify"},
+    "onnx_ir": {
+        "schema",
+        "graph",
+        "dialect",
+        "blocks",
+        "passes",
+        "package",
+        "recipe",
+        "manifest",
+        "port",
+        "inspect",
+        "verify",
+    },
     "torch": {"verify"},
     "transformers": {"verify"},
     "onnxruntime": {"verify"},

@@ -134,11 +134,7 @@ def test_a_custom_operator_is_known_by_domain_and_its_inputs_by_name_or_position
     own = frontend(tmp_path)
     assert own.takes("own", "Norm", 1, {"x": "float16", "gamma": "int8"}) is None
     refusal = "dtype int8 for x not in float16, float32"
-    assert (
-        own.takes("own", "Norm", 1, {"x": "int8"})
-        == own.takes("own", "Norm", 1, {"input0": "int8"})
-        == refusal
-    )
+    assert own.takes("own", "Norm", 1, {"x": "int8"}) == own.takes("own", "Norm", 1, {"input0": "int8"}) == refusal
     assert own.takes("own", "Other", 1, {}) == "unknown operator"
 
 

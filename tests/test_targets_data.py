@@ -74,9 +74,7 @@ def test_types_are_called_as_in_the_schema(frontend: Frontend) -> None:
 
 
 def history(op_type: str) -> list[onnx.defs.OpSchema]:
-    return [
-        one for one in onnx.defs.get_all_schemas_with_history() if (one.domain, one.name) == ("", op_type)
-    ]
+    return [one for one in onnx.defs.get_all_schemas_with_history() if (one.domain, one.name) == ("", op_type)]
 
 
 # --------------------------------------------------------------------------------- real operators
@@ -140,9 +138,7 @@ def test_musa_takes_what_a_decoder_needs() -> None:
 
 
 def test_musa_refuses_a_dtype_without_a_kernel() -> None:
-    assert (
-        takes("onnxruntime-musa", "LayerNormalization", T="float16") == "dtype float16 for T not in float32"
-    )
+    assert takes("onnxruntime-musa", "LayerNormalization", T="float16") == "dtype float16 for T not in float32"
     assert takes("onnxruntime-musa", "CumSum", T="bfloat16") is not None
     assert takes("onnxruntime-musa", "Gather", T="float32", Tind="int32") is None
     assert takes("onnxruntime-musa", "Range", T="float16") is not None
@@ -178,14 +174,10 @@ def run(operator: CustomOperator, inputs: dict[str, np.ndarray]) -> list[np.ndar
     """Run a model of one node, which is the operator, by its meaning."""
     node = onnx.helper.make_node(operator.name, operator.inputs, operator.outputs, domain=operator.domain)
     declared = [
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
-        )
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in inputs.items()
     ]
-    graph = onnx.helper.make_graph(
-        [node], "one", declared, [onnx.ValueInfoProto(name=n) for n in operator.outputs]
-    )
+    graph = onnx.helper.make_graph([node], "one", declared, [onnx.ValueInfoProto(name=n) for n in operator.outputs])
     model = onnx.helper.make_model(
         graph,
         ir_version=8,

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from porter.blocks.latent_attention import AbsorbedHeads, ExpandedHeads, FullRankQuery, LatentAttention, LowRankQuery
-from porter.families._config import DecoderConfig, softmax_mscale
+from porter.families._config import DecoderConfig
+from porter.families._rope import softmax_mscale
 from porter.weights import Drop, Piece, Rule
 
 HEADS = {"absorbed": AbsorbedHeads, "expanded": ExpandedHeads}

@@ -10,7 +10,7 @@ from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, Float32Router, SharedMixtureOfExperts
 from porter.families import _latent
 from porter.families._common import common_drops, stacked_experts
-from porter.families._config import rope_of
+from porter.families._rope import rope_of
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("deepseek_v2",)

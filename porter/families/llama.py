@@ -8,7 +8,8 @@ from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.families._common import common_drops, keys_and_values
-from porter.families._config import DecoderConfig, rope_of
+from porter.families._config import DecoderConfig
+from porter.families._rope import rope_of
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("llama",)

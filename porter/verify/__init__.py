@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from porter.census import census
 from porter.errors import ParityError
-from porter.port import Model, Port, open_port, understand
+from porter.manifest import Port, open_port
+from porter.model import Model, understand
 from porter.verify.report import Check, Closeness, Level, ParityReport
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from porter.port import Model, Port
+from porter.manifest import Port
+from porter.model import Model
 from porter.verify.widen import wide_weights, widen
 
 NUMPY = {

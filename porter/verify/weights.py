@@ -11,8 +11,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from porter.checkpoint import TensorInfo, parse_header
 from porter.errors import CheckpointError
+from porter.manifest import DTYPES, PARTS, Port
+from porter.model import Model
 from porter.package import SAFETENSORS, digest_of
-from porter.port import DTYPES, PARTS, Model, Port
 from porter.verify.report import Check, Level
 from porter.weights import Weight, chunks
 

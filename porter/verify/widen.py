@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from porter.graph import all_nodes
-from porter.port import Model
+from porter.model import Model
 from porter.weights import chunks
 
 NARROW = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}

@@ -50,7 +50,9 @@ def softmax(x: np.ndarray) -> np.ndarray:
 def expected(name: str, x: np.ndarray) -> list[np.ndarray]:
     """The mixed values, the keys and the values of a whole sequence."""
     one, options = block(name), BLOCKS[name][1]
-    weights = {n.partition(".")[2]: w.astype(np.float64) for n, w in random_weights(one.parameters("attention")).items()}
+    weights = {
+        n.partition(".")[2]: w.astype(np.float64) for n, w in random_weights(one.parameters("attention")).items()
+    }
 
     def heads(kind: str) -> np.ndarray:
         y = x @ weights[f"{kind}_proj.weight"].T + weights.get(f"{kind}_proj.bias", 0)

@@ -251,9 +251,7 @@ def test_broken_link_to_a_shard(sharded: Path) -> None:
     assert f"{FIRST} is a link to a file that is not there" in refusal(sharded)
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.safetensors", "/evil.safetensors", "sub/x.safetensors", "..", "a\\b"]
-)
+@pytest.mark.parametrize("name", ["../evil.safetensors", "/evil.safetensors", "sub/x.safetensors", "..", "a\\b"])
 def test_index_points_outside(sharded: Path, name: str) -> None:
     write_index(sharded, {"a": name})
     assert "tensor 'a': the index points outside the folder" in refusal(sharded)

@@ -72,9 +72,7 @@ def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
     assert parse_header(put(tmp_path, {name: A}, bytes(4)))[0].name == name
 
 
-@pytest.mark.parametrize(
-    "name", ["", "a\0b", "\x1b[31mred", "two\nlines", "\u202egnp", "\ud800", "\n" * 10**6]
-)
+@pytest.mark.parametrize("name", ["", "a\0b", "\x1b[31mred", "two\nlines", "\u202egnp", "\ud800", "\n" * 10**6])
 def test_unprintable_names(tmp_path: Path, name: str) -> None:
     assert len(refusal(put(tmp_path, {name: A}, bytes(4)))) < 1000
 
@@ -241,9 +239,7 @@ def test_system_errors_are_told(tmp_path: Path) -> None:
 
 def test_written_header_is_read_by_both(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    header = write_header(
-        [("z", "F32", (2, 3)), ("слой", "I8", ()), ("empty", "F16", [0, 4]), ("a", "U8", [5])]
-    )
+    header = write_header([("z", "F32", (2, 3)), ("слой", "I8", ()), ("empty", "F16", [0, 4]), ("a", "U8", [5])])
     path.write_bytes(header + np.arange(6, dtype=np.float32).tobytes() + bytes([7]) + b"hello")
     assert len(header) % 64 == 0
     assert [tensor.name for tensor in parse_header(path) if tensor.nbytes] == ["z", "слой", "a"]

@@ -1,0 +1,52 @@
+"""A checkpoint understood: its family, its config, its network, and every weight bound."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from porter.blocks.decoder import Decoder
+from porter.checkpoint import Checkpoint, open_checkpoint
+from porter.families import Family, family_of
+from porter.families._config import DecoderConfig
+from porter.weights import Binding, Piece, Source, bind
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a checkpoint before a weight is read."""
+
+    checkpoint: Checkpoint
+    family: Family
+    config: DecoderConfig
+    network: Decoder
+    source: Source
+    binding: Binding
+
+
+def understand(folder: Path, attention: str = "auto") -> Model:
+    """Opens a checkpoint and binds its network strictly; nothing is computed and no weight is read.
+
+    Raises CheckpointError or FamilyError.
+    """
+    checkpoint = open_checkpoint(folder)
+    family = family_of(checkpoint.config)
+    source = Source(checkpoint)
+    config = _as_stored(family.read(checkpoint.config), source)
+    network = family.build(config, attention)
+    binding = bind(network.named_parameters(), family.weights(config), family.drops(config), source)
+    return Model(checkpoint, family, config, network, source, binding)
+
+
+def _as_stored(config: DecoderConfig, source: Source) -> DecoderConfig:
+    """Tied embeddings with an output projection of its own on disk: transformers ties them only when they are equal."""
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if not config.tie_word_embeddings or not {head, embedding} <= source.names():
+        return config
+    shapes = source.shape(head), source.shape(embedding)
+    pairs = zip(source.rows(Piece(head, shapes[0])), source.rows(Piece(embedding, shapes[1])), strict=False)
+    same = shapes[0] == shapes[1] and all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in pairs)
+    return config if same else dataclasses.replace(config, tie_word_embeddings=False)
