@@ -141,28 +141,33 @@ def targets(
 
 def main(arguments: list[str] | None = None) -> None:
     """The `porter` command: what the user can mend becomes two lines and exit code 2, an interrupt 130."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        sys.exit(app(args=given or ["--help"], prog_name="porter", standalone_mode=False))
+        code = app(args=given or ["--help"], prog_name="porter", standalone_mode=False) or 0
+        sys.stdout.flush()
     except PorterError as error:
-        _fail(error)
+        code = _refuse(error)
     except typer.TyperException as error:  # bad usage
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "porter"
-        _fail(PorterError(error.format_message().rstrip("."), f"`{command} --help` lists what it takes"))
+        code = _refuse(PorterError(error.format_message().rstrip("."), f"`{command} --help` lists what it takes"))
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output left
+        code = 130
+    except SystemExit:  # Typer's way when the reader of our output left; its code, 1, would say that parity fails
+        code = 2
+    except BrokenPipeError:  # the same, noticed later
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(2)
+        code = 2
+    if code == 130:
+        sys.stderr.write("interrupted\n")
+    sys.exit(code)
 
 
-def _fail(error: PorterError) -> None:
+def _refuse(error: PorterError) -> int:
     from porter import render
 
     render.print_error(error)
-    sys.exit(2)
+    return 2
 
 
 if __name__ == "__main__":

@@ -43,9 +43,14 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 def print_error(error: PorterError) -> None:
     """What is wrong, and the way out."""
-    err().print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+    err().print(f"[bold red]error:[/] {_line(error.message)}", soft_wrap=True)
     if error.hint:
-        err().print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True)
+        err().print(f"[bold]hint:[/] {_line(error.hint)}", soft_wrap=True)
+
+
+def _line(text: str) -> str:
+    """One line, without what a terminal would act on: names of files and tensors are anybody's."""
+    return escape("".join(c if c.isprintable() else " " for c in text))
 
 
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from command import ROOT, porter, spawn
+from command import ROOT, run, spawn
 
 from porter import __version__
 from porter.cli import app
@@ -140,7 +140,7 @@ def test_only_render_prints() -> None:
     spoken = {name for name, tree in modules().items() for node in ast.walk(tree) if _prints(node)}
     assert spoken == {"render", "cli"}
     said = [ast.unparse(node) for node in ast.walk(modules()["cli"]) if _prints(node)]
-    assert sorted(said) == ["sys.stderr", "sys.stdout", "typer.echo"]  # interrupted, the reader left, --version
+    assert sorted(said) == ["sys.stderr", "sys.stdout", "sys.stdout", "typer.echo"]  # interrupted, flushed, --version
 
 
 def _prints(node: ast.AST) -> bool:
@@ -247,7 +247,7 @@ def test_convert_loads_no_torch(llama: Path, tmp_path: Path) -> None:
 def test_version_is_the_top_of_the_changelog() -> None:
     versions = re.findall(r"^## \[?(\d\S*?)\]?(?:\s|$)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == __version__
-    assert porter("--version").out == f"porter {__version__}\n"
+    assert run("--version").out == f"porter {__version__}\n"
 
 
 def commands() -> list[str]:
@@ -260,4 +260,4 @@ def test_every_command_has_help_and_is_in_the_readme(command: str) -> None:
     assert len(found.help) > 20
     assert all(parameter.help for parameter in found.params)
     assert f"porter {command}" in (ROOT / "README.md").read_text()
-    assert found.help.split()[:5] == porter(command, "--help").out.split("\n\n")[1].split()[:5]
+    assert found.help.split()[:5] == run(command, "--help").out.split("\n\n")[1].split()[:5]

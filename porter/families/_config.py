@@ -137,7 +137,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             raise FamilyError(
                 f"config.json: {name} is {reprlib.repr(value)}", f"it must lie between {least} and {most}"
             )
-    if type(value) is float and not (math.isfinite(value) and value >= 0):
+    if type(value) is float and not 0 <= value <= 1e30:  # far within float32; NaN is neither
         raise FamilyError(f"config.json: {name} is {value}", "it must be a finite number, zero or more")
     return value
 

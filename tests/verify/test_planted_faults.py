@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Outcome, porter
+from command import Outcome, run
 from onnx import GraphProto
 from surgery import constants, graph_of, rewire, set_value, value_of, weight_of
 
@@ -102,7 +102,7 @@ def copy(deepseek_port: Path, tmp_path: Path) -> Path:
 
 
 def verify(port: Path, checkpoint: Path, level: str) -> Outcome:
-    return porter("verify", port, "--against", checkpoint, "--level", level, "--tokens", 4, "--json")
+    return run("verify", port, "--against", checkpoint, "--level", level, "--tokens", 4, "--json")
 
 
 def test_the_copy_is_sound(copy: Path, deepseek: Path) -> None:

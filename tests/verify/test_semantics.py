@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import tiny
-from command import porter
+from command import run
 
 from porter.graph import all_nodes
 from porter.port import convert
@@ -185,8 +185,8 @@ def test_a_model_of_few_positions_can_be_verified(tmp_path: Path) -> None:
     tiny.write_checkpoint(tmp_path / "checkpoint", config)
     convert(tmp_path / "checkpoint", "onnxruntime-cpu", tmp_path / "port")
     command = ["verify", tmp_path / "port", "--against", tmp_path / "checkpoint"]
-    assert porter(*command, "--json").code == 0
-    refusal = porter(*command, "--tokens", 11, "--json").refusal()
+    assert run(*command, "--json").code == 0
+    refusal = run(*command, "--tokens", 11, "--json").refusal()
     assert "11 tokens" in refusal
     assert "--tokens 10" in refusal
 
@@ -227,6 +227,6 @@ def test_an_original_that_overflows_is_inconclusive(llama: Path, tmp_path: Path)
     head[5] = 3e38  # infinite in float32, a number in float64
     tiny.edit_tensors(folder, add={"lm_head.weight": head})
     convert(folder, "onnxruntime-cpu", tmp_path / "port")
-    found = porter("verify", tmp_path / "port", "--against", folder, "--json")
+    found = run("verify", tmp_path / "port", "--against", folder, "--json")
     assert (found.code, found.json()["status"], found.json()["passed"]) == (3, "inconclusive", False)
     assert found.err == ""

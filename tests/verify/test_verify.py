@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from command import digests, porter
+from command import digests, run
 from surgery import weight_of
 
 from porter.port import convert
@@ -22,7 +22,7 @@ LEVELS = {"weights": ["weights"], "semantics": ["semantics"], "all": ["weights",
 
 def verify(port: Path, checkpoint: Path, level: str = "all") -> dict[str, Any]:
     """The report of a port that passes."""
-    found = porter("verify", port, "--against", checkpoint, "--level", level, "--tokens", 4, "--json")
+    found = run("verify", port, "--against", checkpoint, "--level", level, "--tokens", 4, "--json")
     report = found.json()
     failed = [c for level in report["levels"] for c in level["checks"] if c["status"] != "pass"]
     assert (found.code, report["passed"], failed) == (0, True, [])
@@ -81,7 +81,7 @@ def test_weights_of_a_narrow_port_are_the_business_of_their_own_level(llama: Pat
     with weight_of(tmp_path / "port", "lm_head.weight") as weight:
         weight[[3, 4]] = weight[[4, 3]]
     verify(tmp_path / "port", llama, "semantics")
-    found = porter("verify", tmp_path / "port", "--against", llama, "--json")
+    found = run("verify", tmp_path / "port", "--against", llama, "--json")
     assert found.code == 1
     assert found.json()["levels"][0]["checks"][-1]["detail"] == "lm_head.weight"
 
@@ -104,21 +104,21 @@ def test_without_a_runtime_the_weights_can_still_be_verified(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     command = ["verify", llama_port, "--against", llama, "--json"]
-    refusal = porter(*command).refusal()
+    refusal = run(*command).refusal()
     assert "needs torch" in refusal
     assert "--level weights" in refusal
-    assert porter(*command, "--level", "weights").code == 0
+    assert run(*command, "--level", "weights").code == 0
 
 
 def test_the_verdict_in_words(llama: Path, llama_port: Path, tmp_path: Path) -> None:
-    found = porter("verify", llama_port, "--against", llama)
+    found = run("verify", llama_port, "--against", llama)
     assert found.code == 0
     assert "parity holds" in found.out
     assert "greedy tokens equal" in found.out
     copy = Path(shutil.copytree(llama_port, tmp_path / "port"))
     with weight_of(copy, "model.norm.weight") as weight:
         weight[0] *= 1.5
-    found = porter("verify", copy, "--against", llama)
+    found = run("verify", copy, "--against", llama)
     assert found.code == 1
     assert "parity FAILS" in found.out
     assert "model.norm.weight" in found.out

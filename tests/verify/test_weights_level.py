@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from command import Outcome, porter
+from command import Outcome, run
 from surgery import WEIGHTS, flip, graph_of, header, weight_of
 
 KEY = "model.layers.1.self_attn.kv_b_proj_key"
@@ -24,7 +24,7 @@ def copy(deepseek_port: Path, tmp_path: Path) -> Path:
 
 
 def verify(port: Path, checkpoint: Path, level: str = "weights") -> Outcome:
-    return porter("verify", port, "--against", checkpoint, "--level", level, "--tokens", 2, "--json")
+    return run("verify", port, "--against", checkpoint, "--level", level, "--tokens", 2, "--json")
 
 
 def failures(found: Outcome) -> dict[str, str]:
