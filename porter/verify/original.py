@@ -66,8 +66,12 @@ class Original:
         attention_mask: np.ndarray | None = None,
         past: Past | None = None,
         routes: Mapping[int, np.ndarray] | None = None,
+        embedding_scale: float = 1.0,
     ) -> tuple[Trace, Past]:
-        """Run one forward pass; return what it computed, and what the next call takes as `past`."""
+        """Run one forward pass; return what it computed, and what the next call takes as `past`.
+
+        Embeddings are multiplied by `embedding_scale`, a power of two: that is exact.
+        """
         batch, new = input_ids.shape
         start = past.length if past else 0
         if position_ids is None:
@@ -81,6 +85,8 @@ class Original:
             )
         routing, outputs = Routing(self._decoder, batch * new, routes), list[np.ndarray]()
         with torch.no_grad(), self._arithmetic(), routing, ExitStack() as hooks:
+            embedding = self._model.get_input_embeddings()
+            hooks.callback(embedding.register_forward_hook(lambda _, __, rows: rows * embedding_scale).remove)
             for layer in self._decoder:
                 hooks.callback(layer.register_forward_hook(_keep(outputs)).remove)
             self._set_rotary(past)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 SEED = 20241226
+FAINT = 2.0**-6  # embeddings this much smaller are near the epsilon of the norms, and show one that is wrong
 SHORTEST = 4  # a prompt that every scenario can be made of
 PROMPT = 24  # tokens of the prompt; each story is a few dozen tokens, so that every layer's output can be held
 
@@ -28,12 +29,13 @@ class Scenario:
 
     name: str
     calls: tuple[Call, ...]
+    embedding_scale: float = 1.0
 
 
 def scenarios(
     vocabulary: int, boundaries: Sequence[int], limit: int | None, window: int | None, steps: int
 ) -> list[Scenario]:
-    """Prefill, token-by-token decode, chunked prefill, a left-padded batch, and positions across each boundary of RoPE.
+    """Prefill, also with faint embeddings; decode, chunks, a left-padded batch, positions across RoPE's boundaries.
 
     `boundaries` are the positions where the rotation changes its rule or ends; no position reaches `limit`, and where
     there is none, positions past the last boundary are meant. A `window` makes the prompt long enough to leave it.
@@ -44,6 +46,7 @@ def scenarios(
     ids = generator.integers(0, vocabulary, (1, length + steps))
     found = [
         Scenario("prefill", (_call(ids[:, :length]),)),
+        Scenario("faint", (_call(ids[:, :length]),), FAINT),
         Scenario("decode", _chunks(ids, [length // 2, *[1] * steps])),
         Scenario("chunked", _chunks(ids, _sizes(length))),
         Scenario("padded", _padded(generator.integers(0, vocabulary, (3, length)), [length, length // 2, 2])),

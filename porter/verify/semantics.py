@@ -88,12 +88,15 @@ class Semantics:
         mask = np.zeros((len(scenario.calls[0].input_ids), 0), np.int64)
         for call in scenario.calls:
             mask = np.concatenate([mask, call.mask], axis=1)
-            ids, positions = call.input_ids, call.position_ids
-            reference, exact = self._exact.run(ids, position_ids=positions, attention_mask=mask, past=exact)
-            baseline, own = self._own.run(
-                ids, position_ids=positions, attention_mask=mask, past=own, routes=reference.routes
+            ids, positions, scale = call.input_ids, call.position_ids, scenario.embedding_scale
+            reference, exact = self._exact.run(
+                ids, position_ids=positions, attention_mask=mask, past=exact, embedding_scale=scale
             )
-            result, port = self._port.run(call.input_ids, call.position_ids, call.mask, port, reference.routes)
+            routes = reference.routes
+            baseline, own = self._own.run(
+                ids, position_ids=positions, attention_mask=mask, past=own, routes=routes, embedding_scale=scale
+            )
+            result, port = self._port.run(ids, positions, call.mask, port, routes, scale)
             self._compare(findings, call, mask, reference, baseline, result)
         return _checks(scenario.name, findings)
 

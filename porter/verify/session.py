@@ -8,25 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from porter.graph import Graph
 from porter.manifest import Port
 from porter.model import Model
 from porter.verify.widen import wide_weights, widen
 
-NUMPY = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
-    "tensor(int64)": np.dtype(np.int64),
-}
+NUMPY: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}  # all that a widened port has
 WATCHED = {"layers": r"(?:.*\.)?layers\.(\d+)\.output", "router_logits": r"(?:.*\.)?layers\.(\d+)\..*\.logits"}
 CHOSEN = r"(?:.*\.)?layers\.(\d+)\..*\.experts"
 FORCED, OWN = ".forced", ".own"
+EMBEDDED, SCALE = r"(?:.*\.)?embed_tokens\.rows", "embedding_scale"
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,7 @@ class PortSession:
             if port.dtype != "float32":
                 widen(built)
             self._chosen = self._force(built) if forced else {}
+            self._scale(built)
             self._watch(built)
             proto = ir.to_proto(built).SerializeToString()
             self._session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
@@ -83,13 +80,18 @@ class PortSession:
         mask: np.ndarray,
         past: PortPast | None = None,
         routes: Mapping[int, np.ndarray] | None = None,
+        embedding_scale: float = 1.0,
     ) -> tuple[PortTrace, PortPast]:
-        """One call: ids, positions and mask [B, S] of the new tokens; routes per layer where the port is forced."""
+        """One call: ids, positions and mask [B, S] of the new tokens; routes per layer where the port is forced.
+
+        Embeddings are multiplied by `embedding_scale`, a power of two: that is exact.
+        """
         past = past or self._empty(len(input_ids))
         whole = np.concatenate([past.mask, mask], axis=1)
         feed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": whole, **past.cache}
         feed |= {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
-        feed = {name: np.ascontiguousarray(a, dtype=NUMPY[self._inputs[name].type]) for name, a in feed.items()}
+        feed[SCALE] = np.array(embedding_scale)
+        feed = {name: np.asarray(a, dtype=NUMPY[self._inputs[name].type], order="C") for name, a in feed.items()}
         with _blaming_the_port("stops"):
             results = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
         present = {n.removeprefix("present."): a for n, a in results.items() if n.startswith("present.")}
@@ -110,6 +112,18 @@ class PortSession:
             if name.startswith("past_key_values.")
         }
         return PortPast(cache, np.zeros((batch, self.minimum_past), np.int64))
+
+    def _scale(self, built: ir.Model) -> None:
+        """Makes the size of the embeddings an input."""
+        scale = ir.Value(name=SCALE, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
+        built.graph.inputs.append(scale)
+        graph = Graph(built.graph)
+        for value in [v for v in _values(built) if re.fullmatch(EMBEDDED, str(v.name))]:
+            readers = list(value.uses())
+            with graph.before(readers[0].node):
+                scaled = graph.op.Mul(value, scale)
+            for reader in readers:
+                reader.node.replace_input_with(reader.idx, scaled)
 
     def _watch(self, built: ir.Model) -> None:
         """Makes the named values of the graph outputs."""

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from command import Outcome, run
 from onnx import GraphProto
 from surgery import constants, graph_of, rewire, set_value, value_of, weight_of
 
 from porter.port import convert
 
+EMBEDDING = "model.embed_tokens.weight"
 EXPERTS = "model.layers.1.mlp.experts."
 BIAS = "model.layers.2.mlp.gate.e_score_correction_bias"
 COS, SIN = "model.rotary_emb.cos", "model.rotary_emb.sin"
@@ -152,3 +154,18 @@ def test_a_port_of_another_config_is_found(change: dict[str, object], deepseek: 
     (other / "config.json").write_text(json.dumps(config | change))
     convert(other, "onnxruntime-cpu", tmp_path / "port")
     assert verify(tmp_path / "port", deepseek, "semantics").code == 1
+
+
+def test_an_epsilon_shows_although_the_embeddings_are_large(llama: Path, tmp_path: Path) -> None:
+    """Against values near one, an epsilon of 1e-5 for 1e-6 is rounding: the faint scenario makes them small."""
+    loud, other = (Path(shutil.copytree(llama, tmp_path / name)) for name in ("loud", "other"))
+    for folder, epsilon in ((loud, 1e-6), (other, 1e-5)):
+        table = tiny.load_file(folder / "model.safetensors")[EMBEDDING]
+        tiny.edit_tensors(folder, add={EMBEDDING: table / table.std() * 4})
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": epsilon}))
+    convert(other, "onnxruntime-cpu", tmp_path / "port")
+    found = verify(tmp_path / "port", loud, "semantics")
+    ratios = {c["name"]: c["value"] for level in found.json()["levels"] for c in level["checks"]}
+    assert found.code == 1
+    assert ratios["faint: logits"] > 100 > ratios["prefill: logits"]
