@@ -67,7 +67,7 @@ def print_rows(title: str, columns: list[str], rows: list[list[object]]) -> None
     """A table to compare by."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])  # names stay whole, to be copied
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     out().print(table)

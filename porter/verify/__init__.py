@@ -87,14 +87,15 @@ def _semantics(
     if harm := damage(port):
         check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
         return Level("semantics", (check,)), None, []
+    stories = _stories(model, tokens)
     watch("loading the original (transformers)")
     from porter.verify.original import Original
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort, PortSession
 
     exact, own = Original(against, "float64"), Original(against, "float32")
-    stories, notes = _stories(model, tokens)
     checks: list[Check] = []
+    notes: list[str] = []
     try:
         watch("loading the port (ONNX Runtime)")
         forced, free = PortSession(port, model, forced=True), PortSession(port, model, forced=False)
@@ -111,20 +112,13 @@ def _semantics(
     return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
 
 
-def _stories(model: Model, tokens: int) -> tuple[list[Scenario], list[str]]:
+def _stories(model: Model, tokens: int) -> list[Scenario]:
     from porter.verify.scenarios import SHORTEST, scenarios
 
-    rotation, window, positions = (
-        model.network.model.rotary_emb,
-        model.network.window(),
-        model.config.max_position_embeddings,
-    )
+    rotation, positions = model.network.model.rotary_emb, model.config.max_position_embeddings
     if not rotation.unbounded and tokens > positions - SHORTEST:
         message = f"{tokens} tokens behind a prompt do not fit into the model's {positions} positions"
         raise ParityError(message, f"use --tokens {max(positions - SHORTEST, 1)} or fewer")
     boundaries = sorted({b for b in rotation.rope.boundaries() if b <= positions})
     limit = None if rotation.unbounded else positions
-    stories = scenarios(model.config.vocab_size, boundaries, limit, window, tokens)
-    longest = max(sum(c.input_ids.shape[1] for c in s.calls) for s in stories)
-    unseen = window is not None and longest <= window
-    return stories, [f"no prompt is longer than the sliding window of {window}: it was not left"] if unseen else []
+    return scenarios(model.config.vocab_size, boundaries, limit, model.network.window(), tokens)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
+from torch.nn.functional import pad
 
 from porter.errors import ParityError
 from porter.verify.load import build_model, read_checkpoint
@@ -42,6 +43,11 @@ class Past:
     cache: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     length: int
     rotary: tuple[tuple[Any, torch.Tensor], ...]  # of each rotary embedding: max_seq_len_cached and inv_freq
+
+    def with_gap(self, places: int) -> Past:
+        """The same with empty places behind it, for an attention mask to hide."""
+        cache = tuple((pad(keys, (0, 0, 0, places)), pad(values, (0, 0, 0, places))) for keys, values in self.cache)
+        return Past(cache, self.length + places, self.rotary)
 
 
 class Original:

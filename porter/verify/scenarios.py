@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,11 +16,15 @@ PROMPT = 24  # tokens of the prompt; each story is a few dozen tokens, so that e
 
 @dataclass(frozen=True)
 class Call:
-    """The new tokens of one call: ids, positions and mask [B, S]; a place with mask 0 is padding."""
+    """The new tokens of one call: ids, positions and mask [B, S]; a place with mask 0 is padding.
+
+    `gap` empty places, which the mask hides, are put into the cache before them.
+    """
 
     input_ids: np.ndarray
     position_ids: np.ndarray
     mask: np.ndarray
+    gap: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,10 @@ def scenarios(
     """Prefill, also with faint embeddings; decode, chunks, a left-padded batch, positions across RoPE's boundaries.
 
     `boundaries` are the positions where the rotation changes its rule or ends; no position reaches `limit`, and where
-    there is none, positions past the last boundary are meant. A `window` makes the prompt long enough to leave it.
+    there is none, positions past the last boundary are meant. A sliding `window` is left behind, whatever its size.
     """
     generator = np.random.default_rng(SEED)
-    length = PROMPT if window is None else max(PROMPT, min(window + PROMPT // 2, 4 * PROMPT))
-    length = length if limit is None else min(length, limit - steps)
+    length = PROMPT if limit is None else min(PROMPT, limit - steps)
     ids = generator.integers(0, vocabulary, (1, length + steps))
     found = [
         Scenario("prefill", (_call(ids[:, :length]),)),
@@ -51,6 +54,8 @@ def scenarios(
         Scenario("chunked", _chunks(ids, _sizes(length))),
         Scenario("padded", _padded(generator.integers(0, vocabulary, (3, length)), [length, length // 2, 2])),
     ]
+    if window is not None:
+        found.append(Scenario(f"window of {window}", _apart(ids[:, :length], window)))
     for boundary in boundaries:
         found.append(Scenario(f"RoPE at {boundary}", _across(ids[:, :length], boundary, limit is None)))
     return found
@@ -79,6 +84,13 @@ def _padded(ids: np.ndarray, lengths: Sequence[int]) -> tuple[Call, ...]:
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     step = Call(ids[:, :1], positions[:, -1:] + 1, np.ones((len(ids), 1), np.int64))
     return Call(ids, positions, mask), step
+
+
+def _apart(ids: np.ndarray, window: int) -> tuple[Call, ...]:
+    """Two halves so far apart in the cache that each later token loses sight of one more early one."""
+    half = ids.shape[1] // 2
+    first, second = _chunks(ids, [half, ids.shape[1] - half])
+    return first, replace(second, gap=max(window - half, 0))
 
 
 def _across(ids: np.ndarray, boundary: int, beyond: bool) -> tuple[Call, ...]:

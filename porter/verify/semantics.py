@@ -87,7 +87,9 @@ class Semantics:
         port: PortPast | None = None
         mask = np.zeros((len(scenario.calls[0].input_ids), 0), np.int64)
         for call in scenario.calls:
-            mask = np.concatenate([mask, call.mask], axis=1)
+            if call.gap and exact and own and port:
+                exact, own, port = exact.with_gap(call.gap), own.with_gap(call.gap), port.with_gap(call.gap)
+            mask = np.concatenate([mask, np.zeros((len(mask), call.gap), np.int64), call.mask], axis=1)
             ids, positions, scale = call.input_ids, call.position_ids, scenario.embedding_scale
             reference, exact = self._exact.run(
                 ids, position_ids=positions, attention_mask=mask, past=exact, embedding_scale=scale

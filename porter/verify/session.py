@@ -18,7 +18,10 @@ from porter.manifest import Port
 from porter.model import Model
 from porter.verify.widen import wide_weights, widen
 
-NUMPY: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}  # all that a widened port has
+NUMPY: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(int64)": np.dtype(np.int64),
+}  # all that a widened port has
 WATCHED = {"layers": r"(?:.*\.)?layers\.(\d+)\.output", "router_logits": r"(?:.*\.)?layers\.(\d+)\..*\.logits"}
 CHOSEN = r"(?:.*\.)?layers\.(\d+)\..*\.experts"
 FORCED, OWN = ".forced", ".own"
@@ -42,6 +45,11 @@ class PortPast:
 
     cache: dict[str, np.ndarray]
     mask: np.ndarray  # [B, places]
+
+    def with_gap(self, places: int) -> PortPast:
+        """The same with empty places behind it, which the mask hides."""
+        cache = {name: np.pad(a, ((0, 0), (0, 0), (0, places), (0, 0))) for name, a in self.cache.items()}
+        return PortPast(cache, np.pad(self.mask, ((0, 0), (0, places))))
 
 
 class BrokenPort(Exception):

@@ -176,8 +176,12 @@ def test_the_positions_cross_the_boundary(boundary: int, limit: int | None, beyo
     assert (second.position_ids >= boundary).any() == beyond
 
 
-def test_the_prompt_leaves_a_window() -> None:
-    assert told(None, 8, 40)["prefill"].calls[0].input_ids.shape[1] > 40
+@pytest.mark.parametrize(("window", "gap"), [(3, 0), (40, 28), (4096, 4084)])
+def test_a_window_is_left_whatever_its_size(window: int, gap: int) -> None:
+    first, second = told(None, 8, window)[f"window of {window}"].calls
+    assert (first.gap, second.gap) == (0, gap)
+    places = first.input_ids.shape[1] + gap + second.input_ids.shape[1]
+    assert places > window
 
 
 def test_a_model_of_few_positions_can_be_verified(tmp_path: Path) -> None:

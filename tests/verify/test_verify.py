@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,18 @@ def test_a_port_and_its_checkpoint_may_move(llama: Path, llama_port: Path, tmp_p
     verify(llama_port, Path(shutil.copytree(llama, tmp_path / "c")), "semantics")
 
 
-def test_a_window_that_no_prompt_leaves_is_told(tmp_path: Path) -> None:
-    tiny.write_checkpoint(tmp_path / "checkpoint", tiny.sample("mistral", sliding_window=200, num_hidden_layers=1))
-    convert(tmp_path / "checkpoint", "onnxruntime-cpu", tmp_path / "port")
-    report = verify(tmp_path / "port", tmp_path / "checkpoint", "semantics")
-    assert any("window of 200" in note for note in report["notes"])
+def test_a_window_that_is_one_too_short_is_found_however_long_it_is(tmp_path: Path) -> None:
+    sound, other = tmp_path / "sound", tmp_path / "other"
+    tiny.write_checkpoint(sound, tiny.sample("mistral", sliding_window=900, num_hidden_layers=1))
+    shutil.copytree(sound, other)
+    (other / "config.json").write_text(json.dumps(tiny.sample("mistral", sliding_window=899, num_hidden_layers=1)))
+    for checkpoint in (sound, other):
+        convert(checkpoint, "onnxruntime-cpu", tmp_path / f"{checkpoint.name}-port")
+    verify(tmp_path / "sound-port", sound, "semantics")
+    command = ["verify", tmp_path / "other-port", "--against", sound, "--json"]
+    report = run(*command).json()
+    wrong = {c["name"] for level in report["levels"] for c in level["checks"] if c["status"] == "fail"}
+    assert wrong == {"window of 900: logits", "window of 900: layers"}
 
 
 def test_without_a_runtime_the_weights_can_still_be_verified(
