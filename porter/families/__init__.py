@@ -14,13 +14,14 @@ import numpy as np
 
 from porter.blocks.decoder import Decoder
 from porter.errors import FamilyError, known_names
+from porter.families._common import common_drops, keys_and_values, own_names
 from porter.families._config import DecoderConfig, read_config
 from porter.weights import Drop, Rule
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a family file declares.
+    """What a family file declares: MODEL_TYPES, Config and network; the rest where it differs from the common case.
 
     `forms` are the forms of attention that it can be built in (empty where there is one only), the first the default.
     `original_cache` turns transformers' cache of a layer (keys, values) into the port's cache entries, in order.
@@ -61,10 +62,10 @@ def families() -> Mapping[str, Family]:
                 model_types=module.MODEL_TYPES,
                 config=module.Config,
                 network=module.network,
-                weights=module.weights,
-                drops=module.drops,
+                weights=getattr(module, "weights", own_names),
+                drops=getattr(module, "drops", common_drops),
                 forms=getattr(module, "FORMS", ()),
-                original_cache=module.original_cache,
+                original_cache=getattr(module, "original_cache", keys_and_values),
             )
     return found
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.errors import FamilyError
 from porter.families._config import DecoderConfig
+from porter.families._rope import rope_of
 from porter.weights import Drop, Piece, Rule
 
 ROTARY = Drop(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", "recomputed from config.json")
@@ -17,6 +20,23 @@ def common_drops(config: DecoderConfig) -> tuple[Drop, ...]:
     """What any decoder may carry without needing it."""
     tied = (Drop(r"lm_head\.weight", "tied to model.embed_tokens.weight"),) if config.tie_word_embeddings else ()
     return (ROTARY, *tied)
+
+
+def decoder(config: DecoderConfig, layers: Sequence[DecoderLayer], *, rotated: int) -> Decoder:
+    """The model around its layers; RoPE turns `rotated` features of each head."""
+    return Decoder(
+        config.vocab_size,
+        config.hidden_size,
+        config.rms_norm_eps,
+        list(layers),
+        rope_of(config, rotated),
+        tied=config.tie_word_embeddings,
+    )
+
+
+def own_names(config: DecoderConfig) -> tuple[Rule, ...]:
+    """No rules: every weight has its own name on disk."""
+    return ()
 
 
 def keys_and_values(config: DecoderConfig, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:

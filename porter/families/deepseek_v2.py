@@ -9,8 +9,7 @@ from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, Float32Router, SharedMixtureOfExperts
 from porter.families import _latent
-from porter.families._common import common_drops, stacked_experts
-from porter.families._rope import rope_of
+from porter.families._common import common_drops, decoder, stacked_experts
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("deepseek_v2",)
@@ -50,10 +49,7 @@ def network(config: Config, form: str = "absorbed") -> Decoder:
         )
         for n in range(config.num_hidden_layers)
     ]
-    rope = rope_of(config, config.qk_rope_head_dim)
-    return Decoder(
-        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
-    )
+    return decoder(config, layers, rotated=config.qk_rope_head_dim)
 
 
 def _experts(config: Config) -> SharedMixtureOfExperts:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
-from porter.families._common import common_drops, keys_and_values
+from porter.families._common import decoder
 from porter.families._config import DecoderConfig
-from porter.families._rope import rope_of
-from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("llama",)
 
@@ -47,20 +45,4 @@ def network(config: Config) -> Decoder:
         )
         for _ in range(config.num_hidden_layers)
     ]
-    rope = rope_of(config, head_dim)
-    return Decoder(
-        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
-    )
-
-
-def weights(config: Config) -> tuple[Rule, ...]:
-    """Every weight has its own name on disk."""
-    return ()
-
-
-def drops(config: Config) -> tuple[Drop, ...]:
-    """Nothing beyond what any decoder may carry."""
-    return common_drops(config)
-
-
-original_cache = keys_and_values
+    return decoder(config, layers, rotated=head_dim)

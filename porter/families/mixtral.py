@@ -8,10 +8,9 @@ from typing import ClassVar
 from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.moe import Experts, MixtureOfExperts, Router
-from porter.families._common import common_drops, keys_and_values, stacked_experts
+from porter.families._common import decoder, stacked_experts
 from porter.families._config import DecoderConfig
-from porter.families._rope import rope_of
-from porter.weights import Drop, Piece, Rule
+from porter.weights import Piece, Rule
 
 MODEL_TYPES = ("mixtral",)
 
@@ -62,10 +61,7 @@ def network(config: Config) -> Decoder:
         )
         for _ in range(config.num_hidden_layers)
     ]
-    rope = rope_of(config, head_dim)
-    return Decoder(
-        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
-    )
+    return decoder(config, layers, rotated=head_dim)
 
 
 def weights(config: Config) -> tuple[Rule, ...]:
@@ -79,11 +75,3 @@ def weights(config: Config) -> tuple[Rule, ...]:
         "block_sparse_moe", experts, hidden, config.intermediate_size, gate="w1", up="w3", down="w2"
     )
     return (router, *stacked)
-
-
-def drops(config: Config) -> tuple[Drop, ...]:
-    """Nothing beyond what any decoder may carry."""
-    return common_drops(config)
-
-
-original_cache = keys_and_values

@@ -9,10 +9,9 @@ from porter.blocks.attention import NormedGroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, MixtureOfExperts, Router
-from porter.families._common import common_drops, keys_and_values, stacked_experts
+from porter.families._common import decoder, stacked_experts
 from porter.families._config import DecoderConfig
-from porter.families._rope import rope_of
-from porter.weights import Drop, Rule
+from porter.weights import Rule
 
 MODEL_TYPES = ("qwen3_moe",)
 
@@ -72,10 +71,7 @@ def network(config: Config) -> Decoder:
         )
         for n in range(config.num_hidden_layers)
     ]
-    rope = rope_of(config, head_dim)
-    return Decoder(
-        config.vocab_size, config.hidden_size, config.rms_norm_eps, layers, rope, tied=config.tie_word_embeddings
-    )
+    return decoder(config, layers, rotated=head_dim)
 
 
 def _experts(config: Config) -> MixtureOfExperts:
@@ -90,11 +86,3 @@ def weights(config: Config) -> tuple[Rule, ...]:
     """Experts are one tensor each on disk, or fused."""
     sizes = (config.num_experts, config.hidden_size, config.moe_intermediate_size)
     return stacked_experts("mlp", *sizes, gate="gate_proj", up="up_proj", down="down_proj")
-
-
-def drops(config: Config) -> tuple[Drop, ...]:
-    """Nothing beyond what any decoder may carry."""
-    return common_drops(config)
-
-
-original_cache = keys_and_values
