@@ -10,7 +10,7 @@ SCHEMA_VERSION = 1
 
 
 def all_targets() -> dict[str, Any]:
-    """Every device with its first front end; the result is what `--json` prints."""
+    """Every device with its front ends and variants; the result is what `--json` prints."""
     rows = []
     for name, device in devices().items():
         rows.append(
@@ -20,6 +20,7 @@ def all_targets() -> dict[str, Any]:
                 "vendor": device.vendor,
                 "frontends": list(device.frontends),
                 **_sizes(device),
+                "variants": {n: _sizes(v) for n, v in device.variants.items()},
             }
         )
     return {"schema_version": SCHEMA_VERSION, "targets": rows}

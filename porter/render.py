@@ -169,22 +169,17 @@ def print_inspection(result: Mapping[str, Any]) -> None:
 
 
 def print_targets(result: Mapping[str, Any]) -> None:
-    """The devices side by side."""
+    """The devices side by side, the cards that are sold under a name below it."""
     rows: list[list[object]] = []
     for t in result["targets"]:
-        rate = t["rates"].get("bfloat16") or t["rates"].get("float16")
-        bandwidth = t["memory_bandwidth"]
-        rows.append(
-            [
-                t["name"],
-                t["title"],
-                ", ".join(t["frontends"]),
-                number(t["memory_bytes"], "B"),
-                number(bandwidth, "B/s"),
-                number(rate, "op/s"),
-            ]
-        )
+        rows.append([t["name"], t["title"], ", ".join(t["frontends"]), *_figures(t)])
+        rows += [[f"  {name}", "", "", *_figures(card)] for name, card in t["variants"].items()]
     print_rows("targets", ["name", "device", "front ends", "memory", "bandwidth", "16-bit rate"], rows)
+
+
+def _figures(card: Mapping[str, Any]) -> list[object]:
+    rate = card["rates"].get("bfloat16") or card["rates"].get("float16")
+    return [number(card["memory_bytes"], "B"), number(card["memory_bandwidth"], "B/s"), number(rate, "op/s")]
 
 
 def print_target(result: Mapping[str, Any]) -> None:
