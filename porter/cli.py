@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from porter import __version__
-from porter.errors import PorterError
+from porter.errors import Interrupted, PorterError
 
 app = typer.Typer(
     name="porter",
@@ -37,6 +37,13 @@ class Attention(StrEnum):
     auto = "auto"
     absorbed = "absorbed"
     expanded = "expanded"
+
+
+class Weights(StrEnum):
+    """How weights get into a port."""
+
+    copy = "copy"
+    reference = "reference"
 
 
 class LevelName(StrEnum):
@@ -75,17 +82,41 @@ def convert(
         Attention, typer.Option(help="Latent attention: absorbed (decode), expanded (long prefill); auto is absorbed.")
     ] = Attention.auto,
     frontend: Annotated[str | None, typer.Option(help="The way in, where a device has several.")] = None,
+    weights: Annotated[
+        Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
+    ] = Weights.copy,
+    digests: Annotated[
+        bool, typer.Option("--digests", help="Take the digests of referenced shards now, not at the first verify.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a port that is there.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Threads that read, cast and write; all cores.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell the bytes, memory and room needed; write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a checkpoint into a port for a target."""
+    """Convert a checkpoint into a port for a target. Interrupted, the same command goes on where it stopped."""
     from porter import port, render
+    from porter.progress import progress
 
-    with render.progress(quiet=as_json) as watch:
+    with progress(quiet=as_json) as watch:
         result = port.convert(
-            checkpoint, target, output, dtype=dtype, attention=attention, frontend=frontend, force=force, watch=watch
+            checkpoint,
+            target,
+            output,
+            dtype=dtype,
+            attention=attention,
+            frontend=frontend,
+            weights=weights,
+            digests=digests,
+            force=force,
+            jobs=jobs,
+            dry_run=dry_run,
+            watch=watch,
         )
     render.print_json(result) if as_json else render.print_conversion(result)
+    if not result.get("fits", True):
+        raise PorterError("the port does not fit on that disk", "make room or choose another folder")
 
 
 @app.command()
@@ -101,9 +132,10 @@ def verify(
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
     from porter import render
     from porter import verify as story
+    from porter.progress import progress
 
     levels = story.LEVELS if level is LevelName.all else (str(level),)
-    with render.progress(quiet=as_json) as watch:
+    with progress(quiet=as_json) as watch:
         report = story.verify(port, against, levels=levels, tokens=tokens, watch=watch)
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
     raise typer.Exit(report.exit_code)
@@ -142,9 +174,12 @@ def targets(
 def main(arguments: list[str] | None = None) -> None:
     """The `porter` command: what the user can mend becomes two lines and exit code 2, an interrupt 130."""
     given = sys.argv[1:] if arguments is None else arguments
+    words = "interrupted"
     try:
         code = app(args=given or ["--help"], prog_name="porter", standalone_mode=False) or 0
         sys.stdout.flush()
+    except Interrupted as interrupt:
+        code, words = 130, f"{interrupt.message}: {interrupt.hint}"
     except PorterError as error:
         code = _refuse(error)
     except typer.TyperException as error:  # bad usage
@@ -159,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
     if code == 130:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write(f"{words}\n")
     sys.exit(code)
 
 

@@ -6,9 +6,11 @@ PorterError
 ├── TargetError       the device or front end: unknown, contradictory data, an operator that it does not take
 ├── GraphError        a graph that is not what it claims to be
 ├── PortError         the port folder: exists already, incomplete, not writable
-└── ParityError       a comparison that cannot be made
+├── ParityError       a comparison that cannot be made
+└── Interrupted       no mistake: the user stopped what can be gone on with
 
-Each carries one line that says what is wrong and one that says the way out. They end the command line with exit code 2.
+Each carries one line that says what is wrong and one that says the way out. They end the command line with exit code 2,
+Interrupted with 130.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ class PortError(PorterError):
 
 class ParityError(PorterError):
     """The comparison cannot be made."""
+
+
+class Interrupted(PorterError):
+    """The user stopped a run that can be gone on with."""
 
 
 def known_names(name: str, known: Iterable[str]) -> str:

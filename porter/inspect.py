@@ -14,7 +14,7 @@ from porter.errors import PortError
 from porter.graph import all_nodes
 from porter.manifest import SCHEMA_VERSION, Port, open_port
 from porter.model import Model, understand
-from porter.package import MANIFEST, digest_of
+from porter.package.files import MANIFEST, digest_of
 
 CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "F32": 4, "F16": 2, "BF16": 2}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,11 @@ from porter.census import census
 from porter.errors import PortError
 from porter.graph import all_nodes
 from porter.model import Model
-from porter.package import GRAPH, MANIFEST
-from porter.target import Target
+from porter.order import Work
+from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, digest_of, replace_file, to_json
+from porter.package.plan import DTYPES
 
 SCHEMA_VERSION = 1
-DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 PARTS = ("graphs", "weights", "files")  # of a manifest: what lists the files of a port
 FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(
     ("minimum_past", "parameters", "active_parameters", "layers", "cache_width"), int
@@ -66,20 +68,46 @@ def open_port(folder: Path) -> Port:
     return Port(folder, manifest)
 
 
+def take_digests(port: Port) -> Port:
+    """The port with every digest known: those of shards that were not read when it was made are taken, and put into its
+    manifest where that can be written.
+    """
+    missing = [e for e in port.manifest["weights"] if e["sha256"] is None]
+    if not missing:
+        return port
+    taken = {e["file"]: digest_of(port.folder / e["file"])["sha256"] for e in missing}
+    manifest = json.loads(json.dumps(port.manifest))
+    for entry in (*manifest["weights"], *manifest["source"]["files"]):
+        if entry["file"] in taken:
+            entry["sha256"] = taken[entry["file"]]
+    with contextlib.suppress(OSError):  # a port that may not be written to is none the worse
+        replace_file(port.folder, MANIFEST, to_json(manifest))
+    return Port(port.folder, manifest)
+
+
 def _wrong_fields(manifest: dict[str, Any]) -> list[str]:
     """The fields without which a port cannot be used, where they are missing or not of their kind."""
     wrong = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
     wrong += ["dtype"] * (manifest.get("dtype") not in DTYPES) + ["graphs"] * (not manifest["graphs"])
     for part in PARTS:
         for n, entry in enumerate(manifest[part]):
-            wrong += [f"{part}[{n}].{name}" for name, kind in ENTRY.items() if not isinstance(entry.get(name), kind)]
+            open_digest = part == "weights" and entry.get("of") == CHECKPOINT and entry.get("sha256", "") is None
+            kinds = {name: kind for name, kind in ENTRY.items() if name != "sha256" or not open_digest}
+            wrong += [f"{part}[{n}].{name}" for name, kind in kinds.items() if not isinstance(entry.get(name), kind)]
     return wrong
 
 
 def describe(
-    model: Model, target: Target, dtype: ir.DataType, attention: str, built: ir.Model, lowering: dict[str, int]
+    work: Work,
+    built: ir.Model,
+    lowering: dict[str, int],
+    written: Sequence[dict[str, Any]],
+    shards: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The manifest of a port, but for the entries of the files that are yet to be written."""
+    """The manifest of a port, but for the files that are yet to be written: `written` are the entries of its weight
+    files with the source ranges they were made of, `shards` those of the checkpoint's files that the graph points into.
+    """
+    model, target, attention = work.model, work.target, work.order.attention
     forms, sizes = model.family.forms, census(model.network)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -88,7 +116,7 @@ def describe(
         "model_type": model.config.model_type,
         "target": target.name,
         "frontend": target.frontend.name,
-        "dtype": next(name for name, d in DTYPES.items() if d == dtype),
+        "dtype": next(name for name, d in DTYPES.items() if d == work.dtype),
         "attention": (forms[0] if attention == "auto" else attention) if forms else None,
         "minimum_past": target.frontend.minimum_past,
         "parameters": sizes.parameters,
@@ -105,8 +133,30 @@ def describe(
             }
         ],
         "lowering": lowering,
-        "source": {"dropped": dict(model.binding.dropped)},
+        "weights": [{"file": e["file"], "bytes": e["bytes"], "sha256": e["sha256"]} for e in written]
+        + [{**shard, "of": CHECKPOINT} for shard in shards],
+        "source": {
+            "files": _source_files(model, written, shards),
+            "dropped": dict(model.binding.dropped),
+        },
     }
+
+
+def _source_files(
+    model: Model, written: Sequence[dict[str, Any]], shards: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The checkpoint's files with the digests of the ranges that were read (`tensor` or `tensor[first:after]`), and of
+    the whole where the graph points into it; null until somebody takes it.
+    """
+    ranges: dict[Path, dict[str, str]] = {file: {} for file in model.checkpoint.files}
+    for name, digest in sorted(item for entry in written for item in entry["source"].items()):
+        tensor = name if name in model.checkpoint.tensors else name.rpartition("[")[0]
+        ranges[model.checkpoint.tensors[tensor].file][name] = digest
+    whole = {shard["file"]: {"sha256": shard["sha256"]} for shard in shards}
+    return [
+        {"file": file.name, "bytes": file.stat().st_size, **whole.get(file.name, {}), "ranges": found}
+        for file, found in ranges.items()
+    ]
 
 
 def _value(value: ir.Value) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from porter.blocks.decoder import Decoder
 from porter.checkpoint import Checkpoint, open_checkpoint
 from porter.families import Family, family_of
 from porter.families._config import DecoderConfig
-from porter.weights import Binding, Piece, Source, bind
+from porter.source import Source
+from porter.weights import Binding, bind
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ def _as_stored(config: DecoderConfig, source: Source) -> DecoderConfig:
     if not config.tie_word_embeddings or not {head, embedding} <= source.names():
         return config
     shapes = source.shape(head), source.shape(embedding)
-    pairs = zip(source.rows(Piece(head, shapes[0])), source.rows(Piece(embedding, shapes[1])), strict=False)
+    pairs = zip(_rows(source, head), _rows(source, embedding), strict=False)
     same = shapes[0] == shapes[1] and all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in pairs)
     return config if same else dataclasses.replace(config, tie_word_embeddings=False)
+
+
+def _rows(source: Source, name: str) -> Iterator[np.ndarray]:
+    return source.rows(source.checkpoint.read, name, 0, source.shape(name)[0], np.dtype(np.float32))

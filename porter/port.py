@@ -14,25 +14,19 @@ import onnx_ir as ir
 from porter import __version__
 from porter.errors import PortError, TargetError, known_names
 from porter.graph import inferred
-from porter.manifest import DTYPES, SCHEMA_VERSION, describe
-from porter.model import understand
-from porter.package import (
-    GRAPH,
-    MANIFEST,
-    bind_graph,
-    digest_of,
-    new_folder,
-    plan_files,
-    refuse_output,
-    to_json,
-    write_file,
-    write_weights,
-)
+from porter.manifest import SCHEMA_VERSION, describe
+from porter.order import Order, Work, work_out
+from porter.package.execute import Task, cores, memory_needed, run_here
+from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, digest_of, to_json, write_file
+from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_folder
+from porter.package.plan import PlannedFile, bind_graph, point
+from porter.package.reference import clone, refuse_links
+from porter.package.stream import write_weights
 from porter.passes import passes
 from porter.passes.checks import check
 from porter.passes.lower import Lower
 from porter.recipe import recipe
-from porter.target import Frontend, find_target
+from porter.target import Frontend
 
 Watch = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 
@@ -45,46 +39,46 @@ def convert(
     dtype: str = "auto",
     attention: str = "auto",
     frontend: str | None = None,
+    weights: str = "copy",
     force: bool = False,
+    jobs: int | None = None,
+    digests: bool = False,
+    dry_run: bool = False,
     watch: Watch = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Converts a checkpoint for a target and writes the port folder; the result is what `--json` prints.
 
-    Raises a PorterError before anything is written for what can be foreseen, and leaves nothing behind for the rest.
+    Raises a PorterError before anything is written for what can be foreseen. Interrupted, or stopped by a full disk,
+    the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    target = find_target(target_name, frontend)
-    _keep_apart(folder, output)
-    refuse_output(output, force)
-    port_dtype = _port_dtype(dtype, target.frontend)
+    order = Order(folder, target_name, frontend, dtype, attention, weights)
+    inside = _is_inside(order, output)
+    Destination(output, force, inside).refuse()
     watch("reading config.json and headers", 0, 0)
-    model = understand(folder, attention)
+    work = work_out(order)
     watch("building the graph", 0, 0)
-    graph = model.network.build(port_dtype)
-    files = plan_files(model.binding, port_dtype)
-    bind_graph(graph, files, output)
-    built, lowering = lower(graph, target.frontend)
-
-    total = sum(f.size() for f in files)
-    with new_folder(output, total, force) as partial:
-        done = 0
-
-        def progress(count: int) -> None:
-            nonlocal done
-            done += count
-            watch("writing weights", done, total)
-
-        weights = [write_weights(partial, f, model.source, progress) for f in files]
-        manifest = describe(model, target, port_dtype, attention, built, lowering)
-        manifest["weights"] = weights
-        manifest["graphs"][0] |= write_file(partial, GRAPH, ir.to_proto(built).SerializeToString(deterministic=True))
-        manifest["files"] = [write_file(partial, f.name, f.read_bytes()) for f in model.checkpoint.carried_files()]
-        script = recipe(target, built, model.config.max_position_embeddings)
+    built, lowering = _lowered(work, output)
+    graph = ir.to_proto(built).SerializeToString(deterministic=True)
+    script = recipe(work.target, built, work.model.config.max_position_embeddings)
+    names = (GRAPH, *(f.name for f in work.files), *(("compile.sh",) if script else ()))
+    to = Destination(output, force, inside, names)
+    to.refuse()
+    refuse_links(work.shards())
+    if dry_run:
+        return _foreseen(work, to, len(graph), jobs or cores())
+    with new_folder(to, work.parameters(graph), work.new_bytes + len(graph)) as partial:
+        if not inside:
+            for shard in work.shards():
+                clone(shard, partial / shard.name)
+        entries = _write(work, partial, jobs or cores(), watch)
+        shards = _shard_entries(work, digests, watch)
+        manifest = describe(work, built, lowering, entries, shards)
+        manifest["graphs"][0] |= write_file(partial, GRAPH, graph)
+        manifest["files"] = _carry(work, partial, inside)
         if script is not None:
             manifest["files"].append(write_file(partial, "compile.sh", script.encode()))
             (partial / "compile.sh").chmod((partial / "compile.sh").stat().st_mode | 0o111)
-        watch("taking the checkpoint's digests", 0, 0)
-        manifest["source"]["files"] = [digest_of(f) for f in model.checkpoint.files]
         write_file(partial, MANIFEST, to_json(manifest))
     return _result(output, manifest, time.monotonic() - begun)
 
@@ -107,20 +101,75 @@ def lower(graph: ir.Graph, frontend: Frontend) -> tuple[ir.Model, dict[str, int]
     return model, report
 
 
-def _port_dtype(name: str, frontend: Frontend) -> ir.DataType:
-    chosen = frontend.dtypes[0] if name == "auto" else name
-    if chosen not in frontend.dtypes:
-        raise TargetError(f"{frontend.name} takes no port in {chosen}", f"known: auto, {', '.join(frontend.dtypes)}")
-    return DTYPES[chosen]
+def _lowered(work: Work, output: Path) -> tuple[ir.Model, dict[str, int]]:
+    graph = work.model.network.build(work.dtype)
+    bind_graph(graph, work.files, output)
+    for reference in work.references:
+        point(graph, reference.place, reference.file.name, output)
+    return lower(graph, work.target.frontend)
 
 
-def _keep_apart(folder: Path, output: Path) -> None:
-    source, port = folder.resolve(), output.resolve()
+def _write(work: Work, folder: Path, jobs: int, watch: Watch) -> list[dict[str, Any]]:
+    """Streams the weight files; their entries in the manifest, each with the source ranges that went into it."""
+
+    def task(file: PlannedFile) -> Task:
+        return lambda threads, count: write_weights(
+            folder, file, work.model.source, work.dtype, threads=threads, count=count
+        )
+
+    def tell(done: int) -> None:
+        watch("writing weights", done, work.new_bytes)
+
+    return run_here([task(file) for file in work.files], jobs, tell)
+
+
+def _shard_entries(work: Work, digests: bool, watch: Watch) -> list[dict[str, Any]]:
+    """What the manifest says of the shards that the graph points into; they are read only when digests are wanted."""
+    if digests and work.shards():
+        watch("taking the shards' digests", 0, 0)
+    return [
+        digest_of(shard) if digests else {"file": shard.name, "bytes": shard.stat().st_size, "sha256": None}
+        for shard in work.shards()
+    ]
+
+
+def _carry(work: Work, folder: Path, inside: bool) -> list[dict[str, Any]]:
+    """The config and tokenizer files: copied, or listed where they lie."""
+    files = work.model.checkpoint.carried_files()
+    if inside:
+        return [{**digest_of(file), "of": CHECKPOINT} for file in files]
+    return [write_file(folder, file.name, file.read_bytes()) for file in files]
+
+
+def _is_inside(order: Order, output: Path) -> bool:
+    """Whether the port goes into the checkpoint's own folder. Raises PortError where it must not."""
+    source, port = order.checkpoint.resolve(), output.resolve()
+    if source == port and order.weights == "reference":
+        return True
     if source == port or port in source.parents or source in port.parents:
         raise PortError(
-            f"'{output}' and the checkpoint '{folder}' lie in one another",
+            f"'{output}' and the checkpoint '{order.checkpoint}' lie in one another",
             "the checkpoint is never written to: choose another folder",
         )
+    return False
+
+
+def _foreseen(work: Work, to: Destination, graph_bytes: int, jobs: int) -> dict[str, Any]:
+    """What `--dry-run` tells: nothing is written."""
+    needed, free = work.new_bytes + graph_bytes + SPARE_BYTES, free_bytes(to.output)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dry_run": True,
+        "port": str(to.output),
+        "target": work.target.name,
+        "family": work.model.family.name,
+        "weights": [{"file": f.name, "bytes": f.size()} for f in work.files],
+        "referenced": [{"file": s.name, "bytes": s.stat().st_size} for s in work.shards()],
+        "bytes": needed,
+        "free_bytes": free,
+        "fits": free >= needed,
+        "peak_memory_bytes": _peak() + memory_needed(len(work.files), jobs),
+    }
 
 
 def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -136,12 +185,17 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
         "weights",
         "lowering",
     )
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
     return {
         "schema_version": SCHEMA_VERSION,
         "port": str(output),
         **{key: manifest[key] for key in keys},
         "dropped": len(manifest["source"]["dropped"]),
         "seconds": round(seconds, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+        "peak_rss_bytes": _peak(),
     }
+
+
+def _peak() -> int:
+    """The most memory that this process has held so far."""
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

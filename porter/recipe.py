@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from porter.package import GRAPH
+from porter.package.files import GRAPH
 from porter.target import Target
 
 HEAD = """#!/bin/sh

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
 from porter.errors import PorterError
@@ -74,7 +64,10 @@ def print_rows(title: str, columns: list[str], rows: list[list[object]]) -> None
 
 
 def print_conversion(result: Mapping[str, Any]) -> None:
-    """What `porter convert` made."""
+    """What `porter convert` made, or would make."""
+    if result.get("dry_run"):
+        _print_foreseen(result)
+        return
     graph, lowering = result["graphs"][0], result["lowering"]
     print_pairs(
         f"port: {escape(result['port'])}",
@@ -89,6 +82,20 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
         },
     )
+
+
+def _print_foreseen(result: Mapping[str, Any]) -> None:
+    facts = {
+        "target": result["target"],
+        "family": result["family"],
+        "to write": f"{size(result['bytes'])}, weights in {len(result['weights'])} file(s)",
+        "free there": size(result["free_bytes"]),
+        "peak memory": f"at most {size(result['peak_memory_bytes'])}",
+    }
+    if result["referenced"]:
+        kept = sum(shard["bytes"] for shard in result["referenced"])
+        facts["stays where it is"] = f"{size(kept)} in {len(result['referenced'])} shard(s)"
+    print_pairs(f"dry run, nothing written: {escape(result['port'])}", facts)
 
 
 def print_parity(report: Mapping[str, Any]) -> None:
@@ -204,53 +211,6 @@ def print_target(result: Mapping[str, Any]) -> None:
 
 def _rates(rates: Mapping[str, float]) -> str:
     return ", ".join(f"{dtype} {number(rate, 'op/s')}" for dtype, rate in rates.items()) or "unknown"
-
-
-@contextmanager
-def progress(quiet: bool) -> Iterator[Any]:
-    """A watcher for long work: a bar on a terminal, plain lines elsewhere, nothing when quiet.
-
-    Called with a stage, and where bytes are counted with those done and those in all.
-    """
-    console = err()
-    if quiet or not console.is_terminal:
-        yield _Lines(quiet)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield _Bars(bars)
-
-
-class _Lines:
-    """One line per stage."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet, self._stage = quiet, ""
-
-    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
-        if stage != self._stage and not self._quiet:
-            err().print(escape(stage), style="dim")
-        self._stage = stage
-
-
-class _Bars:
-    """One bar per stage."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars, self._stage, self._task = bars, "", TaskID(0)
-
-    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
-        if stage != self._stage:
-            if self._stage:
-                self._bars.remove_task(self._task)
-            self._stage, self._task = stage, self._bars.add_task(stage, total=total or None)
-        self._bars.update(self._task, completed=done, total=total or None)
 
 
 def size(count: float) -> str:

@@ -7,20 +7,22 @@ else is needed for the families known, so a rule is data: it can be re-run, comp
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx_ir as ir
 
 from porter.blocks.module import Parameter
-from porter.checkpoint import Checkpoint
+from porter.cast import cast
 from porter.errors import FamilyError
-from porter.fp8 import Fp8Blocks
+from porter.source import FLOATS, Read, Source
 
-FLOATS = {"F64", "F32", "F16", "BF16"}
 HOPELESS = 100_000  # tensors missing after which no more are looked for
-CHUNK_BYTES = 64 * 2**20  # how much of a weight is held at once while it is read
+
+Parts = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,17 @@ class Piece:
     shape: tuple[int, ...]
     start: int = 0
     stop: int | None = None
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The first row, and the one after the last; a scalar is one row."""
+        return self.start, self.stop if self.stop is not None else (self.shape[0] if self.shape else 1)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        start, stop = self.rows
+        return (stop - start) * math.prod(self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -66,42 +79,6 @@ class Binding:
 
     weights: tuple[Weight, ...]
     dropped: Mapping[str, str] = field(default_factory=dict)  # source name → reason
-
-
-class Source:
-    """A checkpoint's tensors as the network means them: FP8 blocks and their scales read as one tensor."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self.fp8 = Fp8Blocks.of(checkpoint)
-
-    def names(self) -> set[str]:
-        """The tensors there are, scales left out."""
-        return set(self.checkpoint.tensors) - (self.fp8.scales if self.fp8 else set())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor."""
-        return self.checkpoint.tensors[name].shape
-
-    def readable(self, name: str) -> bool:
-        """Whether a tensor holds the numbers it means."""
-        return self.checkpoint.tensors[name].dtype in FLOATS or (self.fp8 is not None and name in self.fp8.weights)
-
-    def rows(self, piece: Piece) -> Iterator[np.ndarray]:
-        """The piece's rows, a bounded number of bytes at a time, in the source's own dtype (float32 for FP8)."""
-        array = self.checkpoint.read(piece.source)
-        stop = piece.stop if piece.stop is not None else (array.shape[0] if array.ndim else 0)
-        if array.ndim == 0:
-            yield array
-            return
-        row = max(1, array.nbytes // max(1, array.shape[0]))
-        step = max(1, CHUNK_BYTES // row)
-        for begin in range(piece.start, stop, step):
-            end = min(begin + step, stop)
-            if self.fp8 and piece.source in self.fp8.weights:
-                yield self.fp8.decode(piece.source, begin, end)
-            else:
-                yield array[begin:end]
 
 
 def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence[Drop], source: Source) -> Binding:
@@ -179,31 +156,27 @@ def _list(names: Sequence[str]) -> str:
     return f"tensor{'s' if len(names) > 1 else ''} {shown}{more}"
 
 
-def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The weight's content in order, a bounded number of bytes at a time, at `dtype`.
+def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dtype: ir.DataType) -> Iterator[Parts]:
+    """What is stored of a piece (of the table, where there is none), in order, a bounded number of bytes at a time:
+    one array for each tensor of `Parameter.stored`.
 
-    Raises FamilyError when a value does not fit the dtype: a weight silently become infinite is a broken model.
+    Raises FamilyError when a value does not fit the dtype.
     """
-    name = weight.parameter.name
-    if weight.parameter.table is not None:
-        yield _cast(weight.parameter.table(), dtype, name)
+    plain = weight.parameter.dtype(dtype).numpy()
+    if piece is None:
+        assert weight.parameter.table is not None
+        yield (cast(weight.parameter.table(), plain, weight.parameter.name),)
         return
+    for rows in source.rows(read, piece.source, *piece.rows, plain):
+        yield (rows,)
+
+
+def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The whole weight's numbers in order, a bounded number of bytes at a time, at `dtype`.
+
+    Raises FamilyError when a value does not fit the dtype.
+    """
+    if weight.parameter.table is not None:
+        yield cast(weight.parameter.table(), dtype, weight.parameter.name)
     for piece in weight.pieces:
-        for rows in source.rows(piece):
-            yield _cast(rows, dtype, piece.source)
-
-
-def _cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    if array.dtype == dtype:
-        return np.ascontiguousarray(array)
-    with np.errstate(over="ignore"):
-        result = array.astype(dtype)
-    if dtype.itemsize < array.dtype.itemsize or dtype == np.float16:
-        grown = ~np.isfinite(result) & np.isfinite(array)
-        if grown.any():
-            largest = float(np.abs(array[grown].astype(np.float64)).max())
-            raise FamilyError(
-                f"tensor '{name}' holds {largest:.3g}, which {dtype.name} cannot",
-                "use --dtype float32 or --dtype bfloat16",
-            )
-    return np.ascontiguousarray(result)
+        yield from source.rows(source.checkpoint.read, piece.source, *piece.rows, dtype)

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Outcome:
 def run(*arguments: object) -> Outcome:
     """`porter` with these arguments, in this process."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with _checkpoints_untouched(arguments), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as end:
@@ -61,10 +61,22 @@ def spawn(*arguments: object, environment: Mapping[str, str] | None = None, prog
     """`porter` in a process of its own; `program` is Python to run in its place, with the same arguments."""
     code = ["-c", program] if program else ["-m", "porter"]
     command = [sys.executable, *code, *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | (environment or {}), cwd=ROOT, check=False
-    )
+    with _checkpoints_untouched(arguments):
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | (environment or {}), cwd=ROOT, check=False
+        )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def _checkpoints_untouched(arguments: Sequence[object]) -> Iterator[None]:
+    """No command ever changes a file of a checkpoint that it is given; a port made inside is added to it."""
+    folders = [path for path in map(Path, map(str, arguments)) if (path / "config.json").is_file()]
+    checkpoints = [path for path in folders if not (path / "porter.json").exists()]
+    before = {path: digests(path) for path in checkpoints}
+    yield
+    for path in checkpoints:
+        assert before[path].items() <= digests(path).items(), f"{path} was changed"
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -21,14 +21,17 @@ PORTER = ROOT / "porter"
 # A module may import what stands on a lower line, and of its own package whatever it likes. Top to bottom:
 FLOORS = """
 5  cli
+5  progress
 5  render
 4  inspect verify
 4  catalogue port
 3  manifest recipe
+3  order
 3  census model package passes
 2  families target
 1  weights
-1  blocks fp8
+1  source
+1  blocks cast fp8
 1  checkpoint
 0  dialect
 0  graph
@@ -39,7 +42,7 @@ ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
 DOORS = {
     "typer": {"cli"},
-    "rich": {"render"},
+    "rich": {"render", "progress"},
     "onnx": {"schema", "graph", "passes", "inspect", "verify"},  # those that look at finished graphs
     "onnx_ir": {
         "schema",
@@ -48,6 +51,8 @@ DOORS = {
         "blocks",
         "passes",
         "package",
+        "order",
+        "weights",
         "recipe",
         "manifest",
         "port",

@@ -365,58 +365,59 @@ def test_a_disk_without_room(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "has 1 MB free" in refused(source)
 
 
-@pytest.mark.parametrize("room", [0, 1000, 200_000])
-def test_a_disk_that_fills_half_way(room: int, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every write takes from the room that is left, whichever file it is for."""
-    left, opened = room, Path.open
-
-    def full(self: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
-        file = opened(self, mode, *rest, **more)
-        if "x" not in mode:
-            return file
-        return Tight(file)
-
-    class Tight:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def __enter__(self) -> Tight:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.file.close()
-
-        def write(self, data: Any) -> int:
-            nonlocal left
-            left -= len(data)
-            if left < 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return int(self.file.write(data))
-
-        def flush(self) -> None:
-            self.file.flush()
-
-        def fileno(self) -> int:
-            return int(self.file.fileno())
-
-    monkeypatch.setattr(Path, "open", full)
+@pytest.mark.parametrize("room", [0, 1000])
+def test_a_disk_that_fills_before_anything_is_finished(
+    room: int, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", tight(room))
     refusal = refused(source)
     assert "No space left on device" in refusal
     assert "make room" in refusal
 
 
+def test_a_disk_that_fills_half_way(
+    source: Path, llama_port: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written waits: with more room the same command goes on, and ends with the same bytes."""
+    command = ["convert", source, "--target", "onnxruntime-cpu", "-o", tmp_path / "new" / "port", "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", tight(200_000))
+        refusal = run(*command).refusal()
+    assert "No space left on device" in refusal
+    assert "make room or choose another folder, and run the same command again" in refusal
+    assert not (tmp_path / "new" / "port").exists()
+    assert run(*command).code == 0
+    assert digests(tmp_path / "new") == {f"port/{name}": digest for name, digest in digests(llama_port).items()}
+    shutil.rmtree(tmp_path / "new")
+
+
+def tight(room: int) -> Callable[[int, memoryview, int], int]:
+    """A `pwrite` to a disk with so many bytes left: the last write is cut short, the next is refused."""
+    left, pwrite = room, os.pwrite
+
+    def write(descriptor: int, data: memoryview, offset: int) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = pwrite(descriptor, data[:left], offset)
+        left -= count
+        return count
+
+    return write
+
+
 def test_a_checkpoint_that_shrinks_while_it_is_read(
     source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from porter import port
+    from porter import order
 
-    plan = port.plan_files
+    plan = order.plan_files
 
     def and_cut(*given: Any) -> Any:
         cut(50_000)(source)
         return plan(*given)
 
-    monkeypatch.setattr(port, "plan_files", and_cut)
+    monkeypatch.setattr(order, "plan_files", and_cut)
     output = tmp_path / "new" / "port"
     assert "was cut" in run("convert", source, "--target", "onnxruntime-cpu", "-o", output, "--json").refusal()
 

@@ -34,7 +34,11 @@ OPTIONS = {
         "--dtype": ("auto|float32|float16|bfloat16", "auto"),
         "--attention": ("auto|absorbed|expanded", "auto"),
         "--frontend": ("str | None", None),
+        "--weights": ("copy|reference", "copy"),
+        "--digests": ("bool", False),
         "--force": ("bool", False),
+        "--jobs": ("int | None", None),
+        "--dry-run": ("bool", False),
         JSON: ("bool", False),
     },
     "verify": {
@@ -218,11 +222,26 @@ def test_an_interrupt_ends_with_130(json_too: list[str], monkeypatch: pytest.Mon
     assert (found.code, found.out, found.err) == (130, "", "interrupted\n")
 
 
-def test_an_interrupt_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("porter.port.write_file", raising(KeyboardInterrupt()))
+def test_an_interrupt_before_anything_is_finished_leaves_nothing(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("porter.port.write_weights", raising(KeyboardInterrupt()))
     found = run("convert", llama, "--target", "onnxruntime-cpu", "-o", tmp_path / "deep" / "port", JSON)
-    assert found.code == 130
+    assert (found.code, found.err) == (130, "interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_later_says_that_the_same_command_goes_on(
+    llama: Path, llama_port: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["convert", llama, "--target", "onnxruntime-cpu", "-o", tmp_path / "deep" / "port", JSON]
+    with monkeypatch.context() as patch:
+        patch.setattr("porter.port.write_file", raising(KeyboardInterrupt()))
+        found = run(*command)
+    assert (found.code, found.err) == (130, "interrupted: the same command goes on where this one stopped\n")
+    assert not (tmp_path / "deep" / "port").exists()
+    assert run(*command).code == 0
+    assert digests(tmp_path / "deep") == {f"port/{name}": digest for name, digest in digests(llama_port).items()}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +333,7 @@ def test_control_c_ends_a_true_process_with_130(llama: Path, tmp_path: Path) -> 
     program = (
         "import sys, time, porter.port\n"
         "from porter.cli import main\n"
-        "def write(*_):\n"
+        "def write(*_, **__):\n"
         "    print('begun', file=sys.stderr, flush=True)\n"
         "    time.sleep(60)\n"
         "porter.port.write_weights = write\n"

@@ -18,6 +18,7 @@ import tiny
 import torch
 from command import digests, run, spawn
 
+from porter.checkpoint import open_checkpoint
 from porter.port import convert
 from porter.target import devices
 from porter.verify.original import Original
@@ -89,11 +90,24 @@ def test_the_manifest_lists_every_file_with_its_digest(deepseek: Path, deepseek_
     found = manifest(deepseek_port)
     entries = [entry for part in ("graphs", "weights", "files") for entry in found[part]]
     assert {entry["file"] for entry in entries} | {"porter.json"} == {path.name for path in deepseek_port.iterdir()}
-    places = [(deepseek_port, entries), (deepseek, found["source"]["files"])]
-    for folder, listed in places:
-        for entry in listed:
-            data = (folder / entry["file"]).read_bytes()
-            assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    for entry in entries:
+        data = (deepseek_port / entry["file"]).read_bytes()
+        assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_the_manifest_has_the_digest_of_every_source_range(deepseek: Path, deepseek_port: Path) -> None:
+    """Every row of every tensor that is used is in exactly one range."""
+    checkpoint = open_checkpoint(deepseek)
+    rows = {name: np.zeros(info.shape[0], int) for name, info in checkpoint.tensors.items()}
+    found = manifest(deepseek_port)["source"]
+    for file in found["files"]:
+        assert file["bytes"] == (deepseek / file["file"]).stat().st_size
+        for name, digest in file["ranges"].items():
+            tensor, _, span = name.partition("[")
+            start, stop = map(int, span.rstrip("]").split(":")) if span else (0, len(rows[tensor]))
+            assert digest == hashlib.sha256(checkpoint.read(tensor, start, stop).tobytes()).hexdigest()
+            rows[tensor][start:stop] += 1
+    assert all((times == 1).all() for name, times in rows.items() if name not in found["dropped"])
 
 
 def test_what_is_carried_along_is_unchanged(deepseek: Path, deepseek_port: Path) -> None:
@@ -137,17 +151,20 @@ def test_a_replacement_that_fails_leaves_the_old_port(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert(llama, "onnxruntime-cpu", tmp_path / "port")
-    before, rename = digests(tmp_path), Path.rename
+    before, rename = digests(tmp_path / "port"), Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if ".partial-" in self.name:
+        if self.name == "port" and ".port.unfinished" in self.parts:
             raise OSError(28, "No space left on device")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
     arguments = ["convert", llama, "--target", "onnxruntime-cpu", "-o", tmp_path / "port", "--force", "--json"]
     assert "No space left" in run(*arguments).refusal()
-    assert digests(tmp_path) == before
+    assert digests(tmp_path / "port") == before
+    monkeypatch.undo()
+    assert run(*arguments).code == 0, "the same command goes on"
+    assert [path.name for path in tmp_path.iterdir()] == ["port"]
 
 
 # ------------------------------------------------------------------ run without porter

@@ -10,11 +10,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from porter import weights
+from porter import source as reading
 from porter.blocks.module import Parameter
 from porter.checkpoint import open_checkpoint, write_header
 from porter.errors import FamilyError
-from porter.weights import Binding, Drop, Piece, Rule, Source, bind, chunks
+from porter.source import Source
+from porter.weights import Binding, Drop, Piece, Rule, bind, chunks
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 NAMES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", BF16: "BF16"}
@@ -102,7 +103,7 @@ def test_what_is_left_out_has_a_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [1, 8, 13, 10**6])
 def test_a_weight_is_the_same_in_small_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     given = source(tmp_path, a=counted(7, 3, dtype=BF16))
-    monkeypatch.setattr(weights, "CHUNK_BYTES", limit)
+    monkeypatch.setattr(reading, "CHUNK_BYTES", limit)
     (read,) = content(bind(parameters(a=(7, 3)), (), (), given), given)
     np.testing.assert_array_equal(read, np.arange(21))
 

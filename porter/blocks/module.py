@@ -37,6 +37,10 @@ class Parameter:
         """The type it is stored at in a port of dtype `port`."""
         return ir.DataType.FLOAT if self.storage == "float32" else port
 
+    def stored(self, port: ir.DataType) -> tuple[tuple[str, ir.DataType, tuple[int, ...]], ...]:
+        """Name, type and shape of the tensors that it is stored as in a port of dtype `port`."""
+        return ((self.name, self.dtype(port), self.shape),)
+
 
 class Module:
     """Something with parameters and `forward(step, ...)`; calling it puts its path in front of its nodes' names."""

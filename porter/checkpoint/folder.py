@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+import math
 import os
 from bisect import bisect
 from collections import Counter
@@ -35,17 +35,17 @@ _CARRIED = (
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A Hugging Face folder; the tensors are mapped, and no byte is read before it is touched."""
+    """A Hugging Face folder; no byte of a tensor is read before it is asked for."""
 
     folder: Path
     config: dict[str, Any] = field(repr=False)
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     files: tuple[Path, ...]
-    _maps: dict[Path, mmap.mmap] = field(default_factory=dict, init=False, repr=False)
 
-    def read(self, name: str) -> np.ndarray[Any, Any]:
-        """Return a tensor as a read-only view on its file.
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray[Any, Any]:
+        """Return rows start…stop of a tensor (all of them by default), read into memory of their own.
 
+        Not mapped: pages of a map count as the process' memory, and a file that is cut meanwhile would kill it.
         Raises CheckpointError when there is no such tensor, or its file went away or was cut.
         """
         info = self.tensors.get(name)
@@ -54,14 +54,17 @@ class Checkpoint:
             near = bisect(names, name)
             hint = known_names(shown(name), names[max(0, near - 8) : near + 8])
             raise CheckpointError(f"the checkpoint has no tensor '{shown(name)}'", hint)
+        shape = info.shape
+        if shape:
+            start, stop, _ = slice(start, stop).indices(shape[0])
+            shape = (max(0, stop - start), *shape[1:])
+        row = DTYPES[info.dtype].itemsize * math.prod(info.shape[1:])
+        rows = np.empty(shape, DTYPES[info.dtype])
         with reading(info.file) as file:
-            # touching the map of a file that was cut would kill the process
-            if os.fstat(file.fileno()).st_size < info.offset + info.nbytes:
+            if not _fill(rows.reshape(-1).view(np.uint8).data, file.fileno(), info.offset + start * row):
                 message = f"{shown(info.file.name)} was cut within or before tensor '{shown(name)}'"
                 raise CheckpointError(message, "leave the checkpoint alone while it is read")
-            if info.file not in self._maps:
-                self._maps[info.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.ndarray(info.shape, DTYPES[info.dtype], buffer=self._maps[info.file], offset=info.offset)
+        return rows
 
     @property
     def dtype(self) -> str:
@@ -101,3 +104,14 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         raise CheckpointError(f"{shown(str(folder))}: the weights hold no tensor", "download them again")
     files = tuple(sorted({tensor.file for tensor in tensors.values()}))
     return Checkpoint(folder, config, MappingProxyType(tensors), files)
+
+
+def _fill(buffer: memoryview, descriptor: int, offset: int) -> bool:
+    """Read as many bytes as the buffer holds; False where the file ends before."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if count == 0:
+            return False
+        done += count
+    return True

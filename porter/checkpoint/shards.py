@@ -15,6 +15,7 @@ _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _INDEX_LIMIT = 64 << 20  # at about 100 bytes a tensor, far more than the largest models have
 _NUMBERED = re.compile(r"model-[0-9]{1,6}-of-[0-9]{1,6}\.safetensors")
+_OF_A_PORT = re.compile(r"weights-[0-9]{5}-of-[0-9]{5}\.safetensors")  # made there by `--weights reference`
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -52,6 +53,7 @@ def _without_index(names: Sequence[str]) -> list[str]:
     if numbered := [name for name in files if _NUMBERED.fullmatch(name)]:
         _check_full(numbered)
         return numbered
+    files = [name for name in files if not _OF_A_PORT.fullmatch(name)] or files
     if len(files) > 1:
         hint = f"add {_INDEX}, or keep the one that is meant"
         raise CheckpointError(f"several safetensors files and no index: {listed(files)}", hint)

@@ -84,7 +84,7 @@ def _semantics(
         raise ParityError(
             f"the semantics level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
         )
-    if harm := damage(port):
+    if harm := damage(port, model):
         check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
         return Level("semantics", (check,)), None, []
     stories = _stories(model, tokens)

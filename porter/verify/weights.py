@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +12,53 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from porter.checkpoint import TensorInfo, parse_header
 from porter.errors import CheckpointError
-from porter.manifest import DTYPES, PARTS, Port
+from porter.manifest import PARTS, Port, take_digests
 from porter.model import Model
-from porter.package import SAFETENSORS, digest_of
+from porter.package.files import CHECKPOINT, digest_of
+from porter.package.plan import DTYPES, SAFETENSORS, Place
+from porter.package.reference import reference
+from porter.source import Ledger
 from porter.verify.report import Check, Level
-from porter.weights import Weight, chunks
+from porter.weights import Weight, content
+
+
+@dataclass(frozen=True)
+class Found:
+    """A weight as the port holds it: the file and the places of the tensors that it is stored as."""
+
+    file: Path
+    places: tuple[Place, ...]
 
 
 def check_weights(port: Port, model: Model) -> Level:
-    """Digests against the manifest, pointers against the parsed headers, bytes against the re-run rules."""
+    """Digests against the manifest, pointers against the parsed headers, bytes against the re-run rules, and the source
+    ranges against the digests that were taken when the port was made.
+
+    Digests that were not taken then (of shards that the graph points into) are taken now and put into the manifest.
+    """
+    port = take_digests(port)
     tensors, broken = _headers(port)
     graph, unread = _graph(port)
+    weights = _weights(port, model, tensors)
+    different, ranges = _compare(port, model, weights)
     checks = [
         _named("files changed", _changed_files(port) + broken + unread),
-        _named("pointers astray", _wrong_pointers(port, graph, tensors)),
-        _named("weights missing or extra", _unaccounted(graph, model)),
-        _named("weights unlike their source", _different(port, model, tensors)),
+        _named("pointers astray", _wrong_pointers(graph, weights)),
+        _named("weights missing or extra", _unaccounted(graph, port, model)),
+        _named("weights unlike their source", different),
+        _named("source ranges changed", _changed_ranges(port, ranges)),
     ]
     return Level("weights", tuple(checks))
 
 
-def damage(port: Port) -> list[str]:
+def damage(port: Port, model: Model) -> list[str]:
     """Why a port must not be run: a graph that was changed or cannot be read, or that does not point at its weights."""
     entry = port.manifest["graphs"][0]
     changed = [f"{entry['file']} was changed"] if digest_of(port.graph)["sha256"] != entry["sha256"] else []
     tensors, broken = _headers(port)
     graph, unread = _graph(port)
-    return changed + broken + unread + [f"pointer of {name}" for name in _wrong_pointers(port, graph, tensors)]
+    astray = _wrong_pointers(graph, _weights(port, model, tensors))
+    return changed + broken + unread + [f"pointer of {name}" for name in astray]
 
 
 def _named(name: str, wrong: list[str]) -> Check:
@@ -46,14 +67,19 @@ def _named(name: str, wrong: list[str]) -> Check:
 
 
 def _headers(port: Port) -> tuple[dict[str, TensorInfo], list[str]]:
+    """What the headers of the port's files say: the checkpoint's names in shards, the port's own in written files."""
     tensors: dict[str, TensorInfo] = {}
     broken = []
     for entry in port.manifest["weights"]:
         try:
-            tensors |= {t.name: t for t in parse_header(port.folder / entry["file"])}
+            tensors |= {_key(entry, t): t for t in parse_header(port.folder / entry["file"])}
         except CheckpointError as error:
             broken.append(error.message)
     return tensors, broken
+
+
+def _key(entry: Mapping[str, object], tensor: TensorInfo) -> str:
+    return f"{CHECKPOINT}:{tensor.name}" if entry.get("of") == CHECKPOINT else tensor.name
 
 
 def _graph(port: Port) -> tuple[onnx.GraphProto, list[str]]:
@@ -64,52 +90,83 @@ def _graph(port: Port) -> tuple[onnx.GraphProto, list[str]]:
         return onnx.GraphProto(), [f"{port.graph.name} cannot be read"]
 
 
+def _weights(port: Port, model: Model, tensors: Mapping[str, TensorInfo]) -> dict[str, Found]:
+    """Where each weight must lie, by the headers alone."""
+    dtype = DTYPES[port.dtype]
+    shards = {name.removeprefix(f"{CHECKPOINT}:"): t for name, t in tensors.items() if name.startswith(CHECKPOINT)}
+    found = {}
+    for weight in model.binding.weights:
+        stored = weight.parameter.stored(dtype)
+        if all(name in tensors for name, _, _ in stored):
+            infos = [tensors[name] for name, _, _ in stored]
+            places = [Place(n, d, s, i.offset, i.nbytes) for (n, d, s), i in zip(stored, infos, strict=True)]
+            fit = all((i.shape, i.dtype) == (s, SAFETENSORS[d]) for (_, d, s), i in zip(stored, infos, strict=True))
+            if fit and len({i.file for i in infos}) == 1:
+                found[weight.parameter.name] = Found(infos[0].file, tuple(places))
+        elif weight.pieces and all(piece.source in shards for piece in weight.pieces):
+            pointed = reference(weight, shards, dtype)
+            if pointed is not None:
+                found[weight.parameter.name] = Found(pointed.file, (pointed.place,))
+    return found
+
+
 def _changed_files(port: Port) -> list[str]:
     entries = [e for part in PARTS for e in port.manifest[part]]
     return [e["file"] for e in entries if digest_of(port.folder / e["file"])["sha256"] != e["sha256"]]
 
 
-def _wrong_pointers(port: Port, graph: onnx.GraphProto, tensors: Mapping[str, TensorInfo]) -> list[str]:
+def _wrong_pointers(graph: onnx.GraphProto, weights: Mapping[str, Found]) -> list[str]:
     """The checker of ONNX does not look at offsets: one past the end, or into the header, would be read as weights."""
+    expected = {
+        place.name: (found.file.name, str(place.offset), str(place.nbytes), place.shape, int(place.dtype))
+        for found in weights.values()
+        for place in found.places
+    }
     wrong = []
     for initializer in graph.initializer:
         if initializer.data_location != onnx.TensorProto.EXTERNAL:
             continue
-        place = {e.key: e.value for e in initializer.external_data}
-        info = tensors.get(str(initializer.name))
-        expected = info and (info.file.name, str(info.offset), str(info.nbytes), info.shape, info.dtype)
-        dtype = next((name for known, name in SAFETENSORS.items() if known == initializer.data_type), None)
-        found = (place.get("location"), place.get("offset"), place.get("length"), tuple(initializer.dims), dtype)
-        if found != expected:
+        at = {e.key: e.value for e in initializer.external_data}
+        place = (at.get("location"), at.get("offset"), at.get("length"))
+        if (*place, tuple(initializer.dims), int(initializer.data_type)) != expected.get(str(initializer.name)):
             wrong.append(str(initializer.name))
     return wrong
 
 
-def _unaccounted(graph: onnx.GraphProto, model: Model) -> list[str]:
+def _unaccounted(graph: onnx.GraphProto, port: Port, model: Model) -> list[str]:
     found = [str(i.name) for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
-    wanted = {w.parameter.name for w in model.binding.weights}
+    wanted = {name for w in model.binding.weights for name, _, _ in w.parameter.stored(DTYPES[port.dtype])}
     return sorted(wanted.symmetric_difference(found)) + sorted({n for n in found if found.count(n) > 1})
 
 
-def _different(port: Port, model: Model, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    dtype = DTYPES[port.dtype]
-    return [
-        w.parameter.name
-        for w in model.binding.weights
-        if w.parameter.name not in tensors
-        or not _same(tensors[w.parameter.name], w, model, w.parameter.dtype(dtype).numpy())
+def _compare(port: Port, model: Model, weights: Mapping[str, Found]) -> tuple[list[str], dict[str, str]]:
+    """Weights that are not what their rules make of the source once more, and the digests of the ranges read for it."""
+    different, ranges = [], dict[str, str]()
+    for weight in model.binding.weights:
+        found = weights.get(weight.parameter.name)
+        if found is None or not _same(found, weight, model, port, ranges):
+            different.append(weight.parameter.name)
+    return different, ranges
+
+
+def _same(found: Found, weight: Weight, model: Model, port: Port, ranges: dict[str, str]) -> bool:
+    stored = [
+        np.memmap(found.file, dtype=np.uint8, mode="r", offset=p.offset, shape=(p.nbytes,)) if p.nbytes else b""
+        for p in found.places
     ]
+    at, same, ledger = [0] * len(stored), True, Ledger(model.checkpoint)
+    for piece in weight.pieces or (None,):
+        for parts in content(weight, piece, model.source, ledger.read, DTYPES[port.dtype]):
+            for n, part in enumerate(parts):
+                data = part.reshape(-1).view(np.uint8)
+                same &= np.array_equal(stored[n][at[n] : at[n] + data.size], data)
+                at[n] += data.size
+        ranges |= ledger.ranges()
+    return same and at == [place.nbytes for place in found.places]
 
 
-def _same(info: TensorInfo, weight: Weight, model: Model, dtype: np.dtype) -> bool:
-    """Compares piece by piece with what the rule makes of the source once more."""
-    if info.shape != weight.parameter.shape or info.nbytes != int(np.prod(info.shape)) * dtype.itemsize:
-        return False
-    stored = np.memmap(Path(info.file), dtype=np.uint8, mode="r", offset=info.offset, shape=(info.nbytes,))
-    at = 0
-    for chunk in chunks(weight, model.source, dtype):
-        data = chunk.reshape(-1).view(np.uint8)
-        if not np.array_equal(stored[at : at + data.size], data):
-            return False
-        at += data.size
-    return at == info.nbytes
+def _changed_ranges(port: Port, ranges: Mapping[str, str]) -> list[str]:
+    """Ranges whose content is not what it was when the port was made; those that were not read then say nothing."""
+    files = port.manifest["source"]["files"]
+    taken = {name: digest for file in files for name, digest in file["ranges"].items()}
+    return sorted(name for name in taken if ranges.get(name) != taken[name])

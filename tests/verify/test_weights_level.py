@@ -14,7 +14,13 @@ from command import Outcome, run
 from surgery import WEIGHTS, flip, graph_of, header, weight_of
 
 KEY = "model.layers.1.self_attn.kv_b_proj_key"
-CHECKS = ["files changed", "pointers astray", "weights missing or extra", "weights unlike their source"]
+CHECKS = [
+    "files changed",
+    "pointers astray",
+    "weights missing or extra",
+    "weights unlike their source",
+    "source ranges changed",
+]
 
 
 @pytest.fixture

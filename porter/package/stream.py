@@ -1,0 +1,198 @@
+"""Streams one weight file: source rows in, bytes and digests out; goes on behind what an earlier run has finished."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx_ir as ir
+
+from porter.errors import PortError
+from porter.package.journal import Journal, Line
+from porter.package.plan import PlannedFile, Step
+from porter.source import CHUNK_BYTES, Ledger, Source
+from porter.weights import Parts, content
+
+AHEAD = 3  # chunks that are read and cast while an earlier one is digested and written
+T = TypeVar("T")
+
+Count = Callable[[int], None]  # called with bytes done; may raise to stop the work
+
+
+def write_weights(
+    folder: Path, file: PlannedFile, source: Source, dtype: ir.DataType, *, threads: int, count: Count
+) -> dict[str, Any]:
+    """Writes a weight file, with two threads that read and write side by side or with one; gives its entry in the
+    manifest, with the digests of the source ranges under `source`.
+
+    Raises PortError when the checkpoint changes meanwhile, FamilyError when a value does not fit, OSError as the disk
+    does; what is finished stays, and the next call goes on behind it.
+    """
+    path = folder / file.name
+    with (
+        Journal(folder.parent / f"{file.name}.journal") as journal,  # beside the port to be, never in it
+        path.open("r+b" if path.exists() else "x+b", buffering=0) as out,
+    ):
+        writer = _Writer(out.fileno(), file, journal, count)
+        done = writer.replay()
+        contents = _contents(file, source, dtype, done)
+        for parts, ranges in _ahead(contents, AHEAD) if threads > 1 else contents:
+            writer.write(parts, ranges)
+        os.ftruncate(out.fileno(), file.size())
+        os.fsync(out.fileno())
+    return {"file": file.name, "bytes": file.size(), "sha256": writer.digest(), "source": writer.source}
+
+
+def _contents(
+    file: PlannedFile, source: Source, dtype: ir.DataType, skipped: int
+) -> Iterator[tuple[Parts, dict[str, str] | None]]:
+    """What is stored, chunk by chunk; behind a piece's last chunk comes an empty one with its source ranges."""
+    ledger = Ledger(source.checkpoint)
+    for n, step in enumerate(file.steps()):
+        if n >= skipped:
+            for parts in content(step.weight, step.piece, source, ledger.read, dtype):
+                yield parts, None
+            yield (), ledger.ranges()
+
+
+class _Writer:
+    """Puts parts in their places; the file's own digest goes through its bytes in their order, so that the first
+    tensor of a weight is digested as it comes, and the others, read back, when the weight is complete.
+    """
+
+    def __init__(self, descriptor: int, file: PlannedFile, journal: Journal, count: Count) -> None:
+        self.source: dict[str, str] = {}
+        self._out, self._file, self._journal, self._count = descriptor, file, journal, count
+        self._steps = file.steps()
+        self._digest = hashlib.sha256(file.header)
+        self._begin(next(self._steps, None))
+
+    def replay(self) -> int:
+        """Takes over the pieces whose bytes are still what the journal says; gives their number."""
+        taken = 0
+        for line in self._journal.finished:
+            if self._step is None or not self._unharmed(self._step, line):
+                break
+            self._end(line, note=False)
+            taken += 1
+        self._journal.keep(taken)
+        if not taken:
+            os.pwrite(self._out, self._file.header, 0)
+        return taken
+
+    def write(self, parts: Parts, ranges: dict[str, str] | None) -> None:
+        """Writes a chunk; with `ranges`, the piece is complete."""
+        if ranges is not None:
+            self._check_complete()
+            self._end(Line(self._digests(), ranges), note=True)
+            return
+        for n, part in enumerate(parts):
+            data = part.reshape(-1).view(np.uint8).data
+            self._hashes[n].update(data)
+            _pwrite(self._out, data, self._at[n])
+            self._at[n] += len(data)
+            self._count(len(data))
+
+    def digest(self) -> str:
+        """SHA-256 of the file, once all of it is written."""
+        return self._digest.hexdigest()
+
+    def _begin(self, step: Step | None) -> None:
+        self._step = step
+        spans = step.spans if step else ()
+        self._at = [offset for offset, _ in spans]
+        self._hashes = [self._digest, *(hashlib.sha256() for _ in spans[1:])]
+
+    def _digests(self) -> tuple[str, ...]:
+        """Of the file so far, which costs nothing more, and of the piece in each of the other tensors."""
+        return tuple(h.hexdigest() for h in self._hashes)
+
+    def _unharmed(self, step: Step, line: Line) -> bool:
+        before = self._digest.copy()
+        for hashed, (offset, length) in zip(self._hashes, step.spans, strict=True):
+            for data in _pread(self._out, offset, length):
+                hashed.update(data)
+        if self._digests() != line.stored:
+            self._digest = before
+            self._begin(step)
+            return False
+        self._count(sum(length for _, length in step.spans))
+        return True
+
+    def _check_complete(self) -> None:
+        assert self._step is not None
+        ends = [offset + length for offset, length in self._step.spans]
+        if self._at != ends:
+            raise PortError(
+                f"weight '{self._step.weight.parameter.name}' came out {sum(self._at) - sum(ends):+d} bytes off",
+                "the checkpoint changed while it was read: leave it alone and convert again",
+            )
+
+    def _end(self, line: Line, *, note: bool) -> None:
+        assert self._step is not None
+        if self._step.finishes is not None:
+            for place in self._step.finishes.places[1:]:
+                for data in _pread(self._out, place.offset, place.nbytes):
+                    self._digest.update(data)
+        if note:
+            self._journal.add(line)
+        self.source |= line.source
+        self._begin(next(self._steps, None))
+
+
+def _pwrite(descriptor: int, data: memoryview, offset: int) -> None:
+    while len(data):
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _pread(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
+    while length:
+        data = os.pread(descriptor, min(length, CHUNK_BYTES), offset)
+        if not data:
+            return
+        yield data
+        offset, length = offset + len(data), length - len(data)
+
+
+def _ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, made by a thread of their own that is up to `depth` ahead."""
+    made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(entry: tuple[T | None, BaseException | None]) -> None:
+        while not left.is_set():
+            try:
+                return made.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if left.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # raised again where the items are taken
+            put((None, error))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]  # without an error there is an item
+    finally:
+        left.set()
+        thread.join()
