@@ -70,7 +70,9 @@ def whole(checkpoint: Path, output: Path) -> dict[str, str]:
 
 
 def the_same_command_ends_well(checkpoint: Path, folder: Path, expected: dict[str, str]) -> None:
-    assert run(*command(checkpoint, folder / NAME)).code == 0
+    """Killed when nothing but an empty folder was left to remove, the port is finished and the command says so."""
+    outcome = run(*command(checkpoint, folder / NAME))
+    assert outcome.code == 0 or "exists" in outcome.refusal()
     assert {f"{NAME}/{name}": digest for name, digest in expected.items()} == digests(folder)
 
 
@@ -87,7 +89,7 @@ def killed_at(operation: int, checkpoint: Path, folder: Path) -> bool:
 
 @pytest.mark.parametrize("operation", [3, 8, 20, 41, -1])
 def test_killed_at_an_operation(operation: int, llama: Path, llama_port: Path, tmp_path: Path) -> None:
-    """The last is among the renames that make the port appear."""
+    """The last is the removal of the folder that the port was made in."""
     assert killed_at(operation if operation > 0 else last_operation(llama, tmp_path / "count"), llama, tmp_path)
     the_same_command_ends_well(llama, tmp_path, digests(llama_port))
 
