@@ -35,9 +35,9 @@ def cast_into(out: np.ndarray, array: np.ndarray, name: str) -> None:
             np.take(table, array.view(np.uint16), out=out.view(table.dtype), mode="clip")
         else:
             np.copyto(out, array, casting="unsafe")
-        if _largest(array.dtype) > _largest(out.dtype) and array.size:
-            if not _peak(array) <= _largest(out.dtype):  # larger, or not a number
-                _refuse_overflow(out, array, name)
+        narrower = _largest(out.dtype) < _largest(array.dtype)
+        if narrower and array.size and not _peak(array) <= _largest(out.dtype):  # larger, or not a number
+            _refuse_overflow(out, array, name)
 
 
 def _peak(array: np.ndarray) -> float:

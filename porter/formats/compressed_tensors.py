@@ -163,7 +163,7 @@ def _weight(checkpoint: Checkpoint, module: str, scheme: Mapping[str, Any]) -> P
     kind = choice(scheme, "type", "int", "int", "float")
     bits = choice(scheme, "num_bits", None, *((4, 8) if packed else (8,)))
     symmetric = choice(scheme, "symmetric", True, False, True)
-    zero = None if symmetric else module + ZERO
+    zero = None if symmetric and module + ZERO not in checkpoint.tensors else module + ZERO
     if packed:
         return _packed(checkpoint, module, bits, scheme, zero)
     name, scale = f"{module}.weight", module + SCALE
@@ -174,7 +174,7 @@ def _weight(checkpoint: Checkpoint, module: str, scheme: Mapping[str, Any]) -> P
     tensor(checkpoint, scale, name, FLOATS, *grid)
     if zero is not None:
         tensor(checkpoint, zero, name, ("I8",), *grid)
-    form = Form(8, None if block[1] == shape[1] else block[1], symmetric) if kind == "int" else None
+    form = Form(8, None if block[1] == shape[1] else block[1], zero is None) if kind == "int" else None
     return BlockWeight(name, scale, shape, block, zero, form)
 
 
