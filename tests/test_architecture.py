@@ -31,7 +31,8 @@ FLOORS = """
 2  families target
 1  weights
 1  source
-1  blocks cast fp8
+1  formats
+1  blocks cast
 1  checkpoint
 0  dialect
 0  graph
