@@ -39,7 +39,7 @@ def verify(
     begun = time.monotonic()
     port = open_port(folder)
     watch("reading the checkpoint's headers")
-    model = understand(against, port.manifest.get("attention") or "auto")
+    model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
     found: list[Level] = []
     closeness: Closeness | None = None
@@ -90,10 +90,12 @@ def _semantics(
     stories = _stories(model, tokens)
     watch("loading the original (transformers)")
     from porter.verify.original import Original
+    from porter.verify.own_weights import own_weights
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort, PortSession
 
-    exact, own = Original(against, "float64"), Original(against, "float32")
+    override = own_weights(port, model)
+    exact, own = Original(against, "float64", override), Original(against, "float32", override)
     checks: list[Check] = []
     notes: list[str] = []
     try:
