@@ -55,7 +55,7 @@ class Quantization:
         return self.block is None or shape[-1] % self.block == 0
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> Stored:
-        """Name, type and shape of what is stored of a weight [..., K]: codes, scales, zero points where there are any."""
+        """Name, type and shape of what is stored of a weight [..., K]: codes, scales, and zero points if it has any."""
         rows, columns = shape[:-1], shape[-1]
         if self.block is None:
             return (name, ir.DataType.INT8, shape), (name + SCALE, ir.DataType.FLOAT, rows)
@@ -78,8 +78,8 @@ class Quantization:
                 found, scale, zero_point = self._encode(part)
             if not np.isfinite(scale).all():
                 raise FamilyError(
-                    f"tensor '{name}' holds what is not a finite number, for which there is no code",
-                    "use --quantize none, or another copy of the checkpoint",
+                    f"tensor '{name}' holds what is not finite or too large, and no code means that",
+                    "use --quantize none; in a sound checkpoint there is no such weight",
                 )
             at = slice(start, start + len(part))
             scales[at] = scale

@@ -7,8 +7,9 @@ Dequantize: what a body reads is gathered first and decoded then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -20,34 +21,30 @@ from porter.graph import Graph, cast, element_type, width
 
 @dataclass(frozen=True)
 class Stack:
-    """A weight of every expert: numbers [E, N, K], or codes with scales and perhaps zero points."""
+    """A weight of every expert: numbers [E, N, K], or codes of this many bits with scales and perhaps zero points."""
 
-    parts: tuple[ir.Value | None, ...]
+    values: ir.Value
+    scale: ir.Value | None
+    zero_point: ir.Value | None
     dtype: ir.DataType
     bits: int | None
     block: int | None
 
-    @property
-    def codes(self) -> ir.Value:
-        """The numbers, or the codes: as many experts and rows of either."""
-        assert self.parts[0] is not None
-        return self.parts[0]
-
     def all(self, graph: Graph) -> ir.Value:
         """Every expert's numbers [E, N, K]."""
-        return self._numbers(graph, self.parts, width(self.codes, 0))
+        return self._numbers(graph, (self.values, self.scale, self.zero_point), width(self.values, 0))
 
     def at(self, graph: Graph, experts: ir.Value, *front: int) -> ir.Value:
         """The numbers of some experts [*front, N, K], by an index of the shape `front`; one size may be -1."""
-        picked = [part and graph.op.Gather(part, experts, axis=0) for part in self.parts]
+        parts = (self.values, self.scale, self.zero_point)
+        picked = [None if part is None else graph.op.Gather(part, experts, axis=0) for part in parts]
         return self._numbers(graph, picked, *front)
 
-    def _numbers(self, graph: Graph, parts: Sequence[ir.Value | None], *front: int) -> ir.Value:
-        if self.bits is None or self.parts[1] is None:
+    def _numbers(self, graph: Graph, parts: Sequence[ir.Value | None], *front: int) -> Any:
+        if self.bits is None or self.scale is None:
             return parts[0]
-        rows, columns = width(self.codes, 1), width(self.codes, 2) * (8 // self.bits)
-        wide = DEQUANTIZE(graph, *parts, bits=self.bits, block=self.block, shape=(*front, rows, columns))
-        return cast(graph, wide, self.dtype)
+        shape = (*front, width(self.values, 1), width(self.values, 2) * (8 // self.bits))
+        return cast(graph, DEQUANTIZE(graph, *parts, bits=self.bits, block=self.block, shape=shape), self.dtype)
 
 
 @function("Experts", needs=("Loop", "NonZero"))
@@ -124,9 +121,12 @@ def gather_few_else_all(
     op = graph.op
     tokens = op.Gather(op.Shape(x), graph.constant(0, ir.DataType.INT64), axis=0)
     few = op.LessOrEqual(tokens, graph.constant(width(gate_up, 0) // top_k, ir.DataType.INT64))
-    arguments = (graph, x, weights, experts, gate_up, down, *scales)
-    then_branch = graph.subgraph([], lambda: [gather_chosen(*arguments, top_k=top_k, bits=bits, block=block)])
-    else_branch = graph.subgraph([], lambda: [multiply_all(*arguments, top_k=top_k, bits=bits, block=block)])
+
+    def through(body: Callable[..., ir.Value]) -> ir.Graph:
+        inputs = (x, weights, experts, gate_up, down, *scales)
+        return graph.subgraph([], lambda: [body(graph, *inputs, top_k=top_k, bits=bits, block=block)])
+
+    then_branch, else_branch = through(gather_chosen), through(multiply_all)
     return op.If(few, then_branch=then_branch, else_branch=else_branch, outputs=1)
 
 
@@ -190,7 +190,9 @@ def _stacks(
     bits: int | None,
     block: int | None,
 ) -> tuple[Stack, Stack]:
-    return Stack((gate_up, *scales[:2]), dtype, bits, block), Stack((down, *scales[2:]), dtype, bits, block)
+    first_scale, first_zero, second_scale, second_zero = scales or (None,) * 4
+    first = Stack(gate_up, first_scale, first_zero, dtype, bits, block)
+    return first, Stack(down, second_scale, second_zero, dtype, bits, block)
 
 
 def _active(graph: Graph, experts: ir.Value, count: int) -> ir.Value:

@@ -6,6 +6,7 @@ costs is another question. Read and decoded without porter's own code for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from safetensors import SafetensorError, safe_open
 from porter.errors import ParityError
 from porter.manifest import Port
 from porter.model import Model
+from porter.verify.report import Check
 from porter.verify.stored import Tensors
 from porter.weights import Weight
+
+HALF_A_STEP = 0.5 + 2.0**-14  # codes reach 127, and dividing and multiplying by the scale rounds in float32
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,18 @@ def own_weights(port: Port, model: Model) -> Tensors:
     return {name: part.numbers for name, part in _by_source(port, model)}
 
 
-def steps_off(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -> tuple[float, str]:
-    """How many steps a number of the port is off the original's at most, and in which tensor: half a one, or codes and
-    scales are not those of the nearest numbers there are.
+def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -> Check:
+    """Whether every code is the nearest there is: no number of the port is more than half a step off the checkpoint's.
 
     `tensors` are the checkpoint's, by name. Raises ParityError where the port's cannot be read.
     """
     worst, where = 0.0, ""
     for name, part in _by_source(port, model):
-        off = float(((part.numbers.double() - tensors[name].double()).abs() / part.steps.double()).max())
-        if not off <= worst:  # also what is no number
-            worst, where = off, name
-    return worst, where
+        off = (part.numbers.double() - tensors[name].double()).abs() / part.steps.double().abs()
+        largest = float(off.nan_to_num(nan=math.inf).max())
+        if largest > worst:
+            worst, where = largest, name
+    return Check.at_most("steps from a number to its code", worst, HALF_A_STEP, where and f"worst in {where}")
 
 
 def _by_source(port: Port, model: Model) -> Iterator[tuple[str, Decoded]]:
