@@ -36,7 +36,7 @@ def write_weights(
     """
     path = folder / file.name
     with (
-        Journal(folder.parent / f"{file.name}.journal") as journal,  # beside the port to be, never in it
+        Journal(journal_of(folder, file)) as journal,
         path.open("r+b" if path.exists() else "x+b", buffering=0) as out,
     ):
         writer = _Writer(out.fileno(), file, journal, count)
@@ -47,6 +47,11 @@ def write_weights(
         os.ftruncate(out.fileno(), file.size())
         os.fsync(out.fileno())
     return {"file": file.name, "bytes": file.size(), "sha256": writer.digest(), "source": writer.source}
+
+
+def journal_of(folder: Path, file: PlannedFile) -> Path:
+    """Where the journal of a file lies: beside the port to be, never in it."""
+    return folder.parent / f"{file.name}.journal"
 
 
 def _contents(
