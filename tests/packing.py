@@ -83,7 +83,9 @@ def awq(weight: np.ndarray, group: int = 8) -> Made:
     return {"qweight": codes, "qzeros": zeros, "scales": g.scales.T}, g.weight
 
 
-def packed(weight: np.ndarray, bits: int = 4, group: int = 8, *, symmetric: bool = True, scattered: bool = False) -> Made:
+def packed(
+    weight: np.ndarray, bits: int = 4, group: int = 8, *, symmetric: bool = True, scattered: bool = False
+) -> Made:
     """pack-quantized of compressed-tensors."""
     g = grid(weight, bits, group, symmetric=symmetric, scattered=scattered)
     stored = {

@@ -33,7 +33,9 @@ def weight(rows: int = 40, columns: int = 48) -> np.ndarray:
 def stored(folder: Path, form: str) -> tuple[Source, np.ndarray]:
     """A checkpoint with one quantized weight and one that is none; what the first means."""
     tensors, means = packing.pack(form, weight())
-    return Source(packing.write(folder, tensors | {"norm.weight": np.ones(3, np.float32)}, packing.FORMS[form][0])), means
+    return Source(
+        packing.write(folder, tensors | {"norm.weight": np.ones(3, np.float32)}, packing.FORMS[form][0])
+    ), means
 
 
 def rows(source: Source, start: int, stop: int, dtype: np.dtype = FLOAT) -> np.ndarray:
@@ -61,9 +63,7 @@ def test_rows_read_wherever_they_start(tmp_path: Path, form: str, start: int, st
 
 
 @pytest.mark.parametrize("limit", [1, 200, 48 * 4 * 11])
-def test_it_reads_alike_in_small_chunks(
-    tmp_path: Path, form: str, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_reads_alike_in_small_chunks(tmp_path: Path, form: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     source, means = stored(tmp_path, form)
     monkeypatch.setattr(reading, "CHUNK_BYTES", limit)
     np.testing.assert_array_equal(rows(source, 3, 39), means[3:39])
