@@ -1,4 +1,4 @@
-"""Packs weights as the published quantizers do, written from their documented layouts, number by number where it can be.
+"""Packs weights as the published quantizers do, written from their documented layouts.
 
 What a form stores of a weight [N, K] comes back beside the float32 weight that it stands for.
 """
@@ -83,19 +83,17 @@ def awq(weight: np.ndarray, group: int = 8) -> Made:
     return {"qweight": codes, "qzeros": zeros, "scales": g.scales.T}, g.weight
 
 
-def packed(
-    weight: np.ndarray, bits: int = 4, group: int = 8, *, symmetric: bool = True, scattered: bool = False
-) -> Made:
+def packed(weight: np.ndarray, bits: int = 4, group: int = 8, **how: bool) -> Made:
     """pack-quantized of compressed-tensors."""
-    g = grid(weight, bits, group, symmetric=symmetric, scattered=scattered)
+    g = grid(weight, bits, group, **how)
     stored = {
         "weight_packed": words(g.codes, bits),
         "weight_shape": np.array(weight.shape, np.int64),
         "weight_scale": g.scales,
     }
-    if not symmetric:
+    if not how.get("symmetric", True):
         stored["weight_zero_point"] = words(g.zeros.T, bits).T
-    if scattered:
+    if how.get("scattered"):
         stored["weight_g_idx"] = g.order.astype(np.int32)
     return stored, g.weight
 
@@ -191,3 +189,19 @@ def write(folder: Path, tensors: Mapping[str, np.ndarray], quantization: Any) ->
     config = {"model_type": "x"} | ({} if quantization is None else {"quantization_config": quantization})
     (folder / "config.json").write_text(json.dumps(config))
     return open_checkpoint(folder)
+
+
+def quantize_checkpoint(folder: Path, form: str) -> None:
+    """Puts the projections of a checkpoint of one file into a form, in place."""
+    checkpoint = open_checkpoint(folder)
+    tensors: Arrays = {}
+    for name in sorted(checkpoint.tensors):
+        array = checkpoint.read(name)
+        if name.endswith("proj.weight") or name.endswith("proj_with_mqa.weight"):
+            stored, _ = pack(form, array.astype(np.float32), name.removesuffix(".weight"))
+            tensors |= stored
+        else:
+            tensors[name] = array
+    config = checkpoint.config | {"quantization_config": FORMS[form][0]}
+    write(folder, tensors, None)
+    (folder / "config.json").write_text(json.dumps(config))

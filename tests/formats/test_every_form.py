@@ -1,4 +1,4 @@
-"""What is true of every quantized form: its weights read as the numbers that they stand for, from any row to any other."""
+"""What is true of every quantized form: its weights read as what they stand for, from any row to any other."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ def weight(rows: int = 40, columns: int = 48) -> np.ndarray:
 def stored(folder: Path, form: str) -> tuple[Source, np.ndarray]:
     """A checkpoint with one quantized weight and one that is none; what the first means."""
     tensors, means = packing.pack(form, weight())
-    return Source(
-        packing.write(folder, tensors | {"norm.weight": np.ones(3, np.float32)}, packing.FORMS[form][0])
-    ), means
+    tensors["norm.weight"] = np.ones(3, np.float32)
+    return Source(packing.write(folder, tensors, packing.FORMS[form][0])), means
 
 
 def rows(source: Source, start: int, stop: int, dtype: np.dtype = FLOAT) -> np.ndarray:
@@ -124,9 +123,10 @@ def test_each_part_is_needed(tmp_path: Path, form: str) -> None:
     for n, part in enumerate(tensors):
         if part == "w.g_idx" and form != "gptq-scattered":
             continue  # it may be left out where groups are neighbours
+        left = {name: array for name, array in tensors.items() if name != part}
+        checkpoint = packing.write(tmp_path / str(n), left, packing.FORMS[form][0])
         with pytest.raises(FamilyError) as refusal:
-            left = {name: array for name, array in tensors.items() if name != part}
-            Source(packing.write(tmp_path / str(n), left, packing.FORMS[form][0]))
+            Source(checkpoint)
         assert part in refusal.value.message
         assert refusal.value.hint
 
@@ -137,8 +137,9 @@ def test_each_part_has_its_shape_and_dtype(tmp_path: Path, form: str) -> None:
         for m, harmed in enumerate((tensors[part][..., :-1], tensors[part].astype(np.float64))):
             if harmed.dtype != np.float64 and part.rpartition(".")[2] in {"weight", "weight_packed", "qweight"}:
                 continue  # this is what says how large the weight is
+            checkpoint = packing.write(tmp_path / f"{n}-{m}", tensors | {part: harmed}, packing.FORMS[form][0])
             with pytest.raises(FamilyError) as refusal:
-                Source(packing.write(tmp_path / f"{n}-{m}", tensors | {part: harmed}, packing.FORMS[form][0]))
+                Source(checkpoint)
             assert part in refusal.value.message or "w.weight" in refusal.value.message
             assert refusal.value.hint
 

@@ -76,7 +76,7 @@ def test_rows_decode_wherever_they_start(tmp_path: Path, start: int, stop: int) 
 
 def test_a_product_that_does_not_fit_is_not_made_infinite(tmp_path: Path) -> None:
     tensors = pair(4, 3) | {"w.weight_scale_inv": np.array([[1e6]], np.float32)}
-    with pytest.raises(FamilyError, match="tensor 'w.weight' holds .*, which float16 cannot"):
+    with pytest.raises(FamilyError, match=r"tensor 'w.weight' holds .*, which float16 cannot"):
         rows(tmp_path, tensors, 0, 4, np.dtype(np.float16))
 
 

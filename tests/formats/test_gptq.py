@@ -90,7 +90,7 @@ def test_what_programs_read_differently_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("group", [-1, 2])
 def test_a_group_that_there_is_not_is_refused(tmp_path: Path, group: int) -> None:
     order = np.array([0, 0, 0, 0, 1, 1, 1, group], np.int32)
-    with pytest.raises(FamilyError, match="'w.g_idx' names a group beyond the 2"):
+    with pytest.raises(FamilyError, match=r"'w.g_idx' names a group beyond the 2"):
         read(tmp_path, BY_HAND | {"w.g_idx": order}, FOURS)
 
 
@@ -127,7 +127,7 @@ def test_a_bias_of_zeros_that_no_network_has_is_dropped(tmp_path: Path, value: f
     source = Source(write(tmp_path, BY_HAND | {"w.bias": np.full(2, value, np.float16)}, FOURS))
     wanted = [Parameter((2, 8), name="w.weight")]
     if value:
-        with pytest.raises(FamilyError, match="'w.bias', which nothing in this architecture reads"):
+        with pytest.raises(FamilyError, match=r"'w.bias', which nothing in this architecture reads"):
             bind(wanted, (), (), source)
     else:
         assert list(bind(wanted, (), (), source).dropped) == ["w.bias"]
