@@ -11,7 +11,7 @@ import reprlib
 from porter.checkpoint import Checkpoint
 from porter.errors import FamilyError, known_names
 from porter.formats import awq, compressed_tensors, fp8, gptq
-from porter.formats.decode import decode
+from porter.formats.decoding import decode
 from porter.formats.packed import Codes, Form, Packed, Quantized
 
 __all__ = ["Codes", "Form", "Packed", "Quantized", "decode", "format_of"]
