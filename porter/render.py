@@ -176,6 +176,8 @@ def print_inspection(result: Mapping[str, Any]) -> None:
         "cache": f"{result['cache_bytes_per_token_per_layer']} bytes per token and layer",
     }
     if result["kind"] == "checkpoint":
+        if result["quantization"]:
+            facts["quantization"] = result["quantization"]
         facts["positions"] = result["max_positions"]
         facts["tensors left out"] = result["dropped"]
     else:
