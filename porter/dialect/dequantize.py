@@ -1,7 +1,7 @@
 """Dequantize(codes, scale, zero_point) {bits, block, shape}: the numbers that codes mean, float32 of this shape.
 
-With 8 bits the codes are int8 [..., K] and the scale is float32 [...]. With 4 the codes are uint8 [..., K / 2], two to a
-byte with the earlier one in the low half; scale is float32 and zero_point uint8 [..., K / block], 8 where it is left
+With 8 bits the codes are int8 [..., K] and the scale is float32 [...]. With 4 the codes are uint8 [..., K / 2], two to
+a byte with the earlier one in the low half; scale is float32 and zero_point uint8 [..., K / block], 8 where it is left
 out. `shape` is [..., K]; as in Reshape, one of its sizes may be -1.
 """
 
