@@ -186,10 +186,10 @@ def test_a_changed_code_scale_or_zero_point_is_found(part: str, copy: Path, dens
 
 
 def test_a_graph_that_decodes_otherwise_is_found(copy: Path, dense: Path) -> None:
-    """Fifteen in place of sixteen: the halves of a byte are taken apart wrongly."""
+    """The two halves of a byte change places."""
     with graph_of(copy) as graph:
-        (sixteen,) = constants(graph, "const.float.scalar.16")
-        set_value(sixteen, value_of(sixteen) - 1)
+        (table,) = constants(graph, "const.float.256x2")
+        set_value(table, value_of(table)[:, ::-1])
     found = failures(verify(copy, dense, "semantics"))
     assert "prefill: logits" in found
     assert "steps from a number to its code" not in found

@@ -50,22 +50,18 @@ def in_arithmetic(
     shape: Sequence[int],
 ) -> ir.Value:
     """In float32, where every code is exact: integer arithmetic on bytes is what front ends lack."""
-    op, wide = graph.op, cast(graph, codes, FLOAT)
-    if bits == 4:
-        wide = _unpacked(graph, _column(graph, wide))
-    wide = op.Reshape(wide, graph.ints(-1, block or shape[-1]))  # [blocks, together]
-    if bits == 4:
-        zero = graph.constant(ZERO, FLOAT) if zero_point is None else _column(graph, cast(graph, zero_point, FLOAT))
-        wide = op.Sub(wide, zero)
-    return op.Reshape(op.Mul(wide, _column(graph, scale)), graph.ints(*shape))
+    op = graph.op
+    numbers = cast(graph, codes, FLOAT) if bits == 8 else _unpacked(graph, codes, 0 if zero_point is not None else ZERO)
+    numbers = op.Reshape(numbers, graph.ints(-1, block or shape[-1]))  # those that share a scale
+    if zero_point is not None:
+        numbers = op.Sub(numbers, _column(graph, cast(graph, zero_point, FLOAT)))
+    return op.Reshape(op.Mul(numbers, _column(graph, scale)), graph.ints(*shape))
 
 
-def _unpacked(graph: Graph, pairs: ir.Value) -> ir.Value:
-    """Bytes [n, 1] as two numbers each [n, 2]; neither shifts nor masks, which few front ends take."""
-    op, sixteen = graph.op, graph.constant(16, FLOAT)
-    high = op.Floor(op.Div(pairs, sixteen))
-    low = op.Sub(pairs, op.Mul(high, sixteen))
-    return op.Concat(low, high, axis=1)
+def _unpacked(graph: Graph, codes: ir.Value, zero: int) -> ir.Value:
+    """Bytes [...] as the two numbers that each of them holds [..., 2], looked up: few front ends shift or mask."""
+    pairs = [[byte % 16 - zero, byte // 16 - zero] for byte in range(256)]
+    return graph.op.Gather(graph.constant(pairs, FLOAT), graph.op.Cast(codes, to=ir.DataType.INT32), axis=0)
 
 
 def _column(graph: Graph, value: ir.Value) -> ir.Value:
