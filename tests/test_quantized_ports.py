@@ -188,7 +188,7 @@ def test_a_changed_code_scale_or_zero_point_is_found(part: str, copy: Path, dens
 def test_a_graph_that_decodes_otherwise_is_found(copy: Path, dense: Path) -> None:
     """The two halves of a byte change places."""
     with graph_of(copy) as graph:
-        (table,) = constants(graph, "const.float.256x2")
+        (table,) = constants(graph, "const.uint8.256x2")
         set_value(table, value_of(table)[:, ::-1])
     found = failures(verify(copy, dense, "semantics"))
     assert "prefill: logits" in found
