@@ -31,7 +31,7 @@ def DEQUANTIZE(
 ) -> ir.Value:
     """(code - zero point) * scale, the product in float32: what ONNX says of DequantizeLinear, word for word.
 
-    So a matrix of int8 is that operator, and blocks are the rows of another. ONNX Runtime does not fold it away, so that
+    So a matrix of int8 is that operator, and blocks are the rows of another. ONNX Runtime does not fold it away:
     what it holds in memory are bytes.
     """
     op = graph.op
