@@ -15,8 +15,8 @@ FLUSH_BYTES = 2**27  # after which the disk begins, so that at the end it has li
 class Disk:
     """An open file that is written behind the back of the thread that makes the bytes.
 
-    What is given to `write` must stay as it is until the next call; whatever the disk refuses is raised then, or by
-    `finish`. Nothing is durable before `finish`.
+    What is given to `write` must stay as it is until the next call; what the disk refuses is raised by that or a later
+    one, as OSError. Nothing is durable before `finish`.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -28,7 +28,7 @@ class Disk:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Begins to put `data` at `offset`, once what was given before is there."""
-        self._writing.result()
+        self.settle()
         self._writing = self._threads.submit(self._put, data, offset)
         self._unflushed += len(data)
         if self._unflushed >= FLUSH_BYTES and self._flushing.done():
@@ -36,9 +36,13 @@ class Disk:
             self._flushing = self._threads.submit(os.fdatasync, self._descriptor)
             self._unflushed = 0
 
+    def settle(self) -> None:
+        """Waits until what was given is there for every reader; a power cut may still take it."""
+        self._writing.result()
+
     def read(self, offset: int, length: int) -> Iterator[bytes]:
         """What stands there, chunk by chunk; less where the file ends before."""
-        self._writing.result()
+        self.settle()
         while length:
             data = os.pread(self._descriptor, min(length, CHUNK_BYTES), offset)
             if not data:
@@ -48,7 +52,7 @@ class Disk:
 
     def finish(self, size: int) -> None:
         """Cuts the file to its size; then all of it is on the disk."""
-        self._writing.result()
+        self.settle()
         self._flushing.result()
         os.ftruncate(self._descriptor, size)
         os.fsync(self._descriptor)

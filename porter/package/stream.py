@@ -142,6 +142,7 @@ class _Writer:
                 for data in self._disk.read(place.offset, place.nbytes):
                     self._digest.update(data)
         if note:
+            self._disk.settle()
             self._journal.add(line)
         self.source |= line.source
         self._begin(next(self._steps, None))
