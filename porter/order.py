@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import onnx_ir as ir
 from porter import __version__
 from porter.errors import TargetError
 from porter.model import Model, understand
-from porter.package.plan import DTYPES, SAFETENSORS, PlannedFile, plan_files
+from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
+from porter.quantize import Quantization
 from porter.target import Frontend, Target, find_target
 from porter.weights import Weight
 
@@ -29,6 +29,8 @@ class Order:
     dtype: str = "auto"
     attention: str = "auto"
     weights: str = "copy"
+    quantize: str = "none"
+    shard_size: int = SHARD_BYTES
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,14 @@ class Work:
 
     def parameters(self, graph: bytes) -> dict[str, Any]:
         """What an unfinished conversion must have in common with the one that goes on with it."""
-        order = asdict(replace(self.order, checkpoint=Path()))
+        order = asdict(replace(self.order, checkpoint=Path(), quantize=str(self.model.quantization or "none")))
         del order["checkpoint"]
         return {"porter": __version__, **order, "checkpoint": _identity(self.model), "graph": _sha256(graph)}
+
+    def agreement(self) -> dict[str, str]:
+        """What machines must have in common that write files of one port."""
+        plan = b"".join(file.name.encode() + file.header for file in self.files)
+        return {"porter": __version__, "checkpoint": _identity(self.model), "plan": _sha256(plan)}
 
 
 def work_out(order: Order) -> Work:
@@ -64,16 +71,10 @@ def work_out(order: Order) -> Work:
     Raises CheckpointError, FamilyError or TargetError.
     """
     target = find_target(order.target, order.frontend)
-    model = understand(order.checkpoint, order.attention)
+    model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype = _port_dtype(order, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
-    return Work(order, target, model, dtype, plan_files(written, dtype), tuple(pointed))
-
-
-@cache
-def worked_out(order: Order) -> Work:
-    """The same, once in a process: a worker writes many files of one order."""
-    return work_out(order)
+    return Work(order, target, model, dtype, plan_files(written, dtype, order.shard_size), tuple(pointed))
 
 
 def _divide(model: Model, dtype: ir.DataType) -> tuple[list[Reference], list[Weight]]:

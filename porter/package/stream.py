@@ -37,7 +37,7 @@ def write_weights(
     """
     path = folder / file.name
     with (
-        Journal(folder.parent / f"{file.name}.journal") as journal,  # beside the port to be, never in it
+        Journal(journal_of(folder, file)) as journal,
         path.open("r+b" if path.exists() else "x+b", buffering=0) as out,
         Disk(out.fileno()) as disk,
     ):
@@ -48,6 +48,11 @@ def write_weights(
             writer.write(parts, ranges)
         disk.finish(file.size())
     return {"file": file.name, "bytes": file.size(), "sha256": writer.digest(), "source": writer.source}
+
+
+def journal_of(folder: Path, file: PlannedFile) -> Path:
+    """Where the journal of a file lies: beside the port to be, never in it."""
+    return folder.parent / f"{file.name}.journal"
 
 
 def _contents(
