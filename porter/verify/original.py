@@ -1,10 +1,11 @@
-"""The original: transformers' own implementation of a checkpoint, run in float64 or float32."""
+"""The original: transformers' own implementation of a checkpoint, run in float64, float32, or a narrower dtype."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,10 @@ from torch.nn.functional import pad
 
 from porter.errors import ParityError
 from porter.verify.load import build_model, read_checkpoint
-from porter.verify.precision import float64_throughout
+from porter.verify.precision import as_array, float64_throughout
 from porter.verify.routing import Routing
 
-Precision = Literal["float64", "float32"]
+Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ class Original:
             ).logits
         kept = tuple((layer.keys, layer.values) for layer in cache.layers)
         trace = Trace(
-            _array(logits),
+            as_array(logits),
             tuple(outputs),
             routing.router_logits,
             routing.choice,
             routing.routes,
             routing.group_scores,
-            tuple((_array(keys), _array(values)) for keys, values in kept),
+            tuple((as_array(keys), as_array(values)) for keys, values in kept),
         )
         rotary = tuple((module.max_seq_len_cached, module.inv_freq.clone()) for module in self._rotary)
         return trace, Past(kept, start + new, rotary)
@@ -138,16 +139,32 @@ class Original:
             module.inv_freq = frequencies.clone()
 
 
+class Originals:
+    """The original in float64, and in one other precision at a time; each is loaded when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._other: tuple[Precision, Original] | None = None
+
+    @cached_property
+    def exact(self) -> Original:
+        """In float64."""
+        return Original(self._folder, "float64")
+
+    def at(self, precision: Precision) -> Original:
+        """In another precision; the one before is let go first."""
+        if self._other is None or self._other[0] != precision:
+            self._other = None
+            self._other = (precision, Original(self._folder, precision))
+        return self._other[1]
+
+
 def _keep(outputs: list[np.ndarray]) -> Any:
     def hook(layer: Any, inputs: Any, output: Any) -> None:
-        outputs.append(_array(output[0] if isinstance(output, tuple) else output))
+        outputs.append(as_array(output[0] if isinstance(output, tuple) else output))
 
     return hook
 
 
 def _integers(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.int64))
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return np.array(tensor.numpy())
