@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -99,7 +99,9 @@ def _print_foreseen(result: Mapping[str, Any]) -> None:
 
 
 def print_parity(report: Mapping[str, Any]) -> None:
-    """The verdict of `porter verify`: plain checks one below the other, scenarios as a grid, what failed in words."""
+    """The verdict of `porter verify`: plain checks one below the other, scenarios as a grid, what was measured with its
+    errors, what failed in words.
+    """
     checks = [(level["name"], check) for level in report["levels"] for check in level["checks"]]
     plain = Table(
         title=f"{escape(report['port'])} against {escape(report['against'])}", title_justify="left", header_style="bold"
@@ -111,16 +113,50 @@ def print_parity(report: Mapping[str, Any]) -> None:
         scenario, _, quantity = check["name"].partition(": ")
         if level == "semantics" and quantity:
             grid.setdefault(scenario, {})[quantity] = f"[{STATUS[check['status']]}]{_value(check)}[/]"
-        else:
-            plain.add_row(level, escape(check["name"]), _value(check), f"{check['limit']:g}", _status(check["status"]))
-    out().print(plain)
+        elif "port" not in check:
+            limit = "" if check["limit"] is None else f"{check['limit']:g}"
+            plain.add_row(level, escape(check["name"]), _value(check), limit, _status(check["status"]))
+    if plain.row_count:
+        out().print(plain)
     if grid:
         _print_grid(grid)
+    for level in report["levels"]:
+        _print_measured(level["name"], [check for check in level["checks"] if "port" in check], report["dtype"])
     for level, check in checks:
-        if check["status"] != "pass":
+        if check["status"] in {"fail", "inconclusive"}:
             found = f"{check['name']} = {_value(check)}; {check['detail']}"
             out().print(f"{_status(check['status'])} {level}: {escape(found)}", soft_wrap=True)
     _print_verdict(report)
+
+
+def _print_measured(level: str, checks: Sequence[Mapping[str, Any]], dtype: str) -> None:
+    """Port and original side by side, each with its standard error over prompts."""
+    judged = [check for check in checks if check["limit"] is not None]
+    for title, rows in (
+        (f"{level}: port and original in {dtype}, each against the original in float64", judged),
+        ("told, not judged: what both are off from the original in float64", [c for c in checks if c not in judged]),
+    ):
+        columns = ["measure", "port", "original", *(["ratio", "95 % interval", "limit"] if rows is judged else [])]
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold", no_wrap=column == "measure")
+        for check in rows:
+            table.add_row(*_measured_cells(check))
+        if rows:
+            out().print(table)
+
+
+def _measured_cells(check: Mapping[str, Any]) -> list[str]:
+    sides = [_with_error(check[side], check[f"{side}_standard_error"]) for side in ("port", "original")]
+    if check["limit"] is None:
+        return [escape(check["name"].removeprefix("cost: ")), *sides]
+    low, high = check["interval"]
+    ratio = f"[{STATUS[check['status']]}]{_value(check)}[/]"
+    return [escape(check["name"]), *sides, ratio, f"{low:.3g} to {high:.3g}", f"{check['limit']:g}"]
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.4g} ± {error:.1g}"
 
 
 def _print_grid(grid: Mapping[str, Mapping[str, str]]) -> None:

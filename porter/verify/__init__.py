@@ -6,7 +6,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from porter.model import Model, understand
 from porter.verify.report import Check, Closeness, Level, ParityReport
 
 if TYPE_CHECKING:
-    from porter.verify.original import Originals
+    from porter.verify.original import Originals, Precision
     from porter.verify.scenarios import Scenario
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
@@ -130,24 +130,27 @@ def _measured(port: Port, model: Model, originals: Originals, levels: Sequence[s
     """The levels that measure the port at its dtype: one run of everything serves both."""
     if not levels:
         return []
-    from porter.verify.benchmark import benchmark
+    from porter.verify.benchmark import Benchmark, add_prompts
     from porter.verify.distribution import check_distribution
     from porter.verify.dtype import check_dtype
-    from porter.verify.prompts import write_prompts
+    from porter.verify.prompts import COUNTS, write_prompts
     from porter.verify.session import BrokenPort, PortSession
 
-    watch("writing prompts in the original's own words")
-    prompts = write_prompts(originals.exact, _positions(model))
     watch(f"loading port and original in {port.dtype}")
-    own = originals.at(port.dtype)
+    exact, own, found = originals.exact, originals.at(cast("Precision", port.dtype)), Benchmark()
+    deciders = {"dtype": check_dtype, "distribution": check_distribution}
+    decided: list[Level] = []
     try:
         session = PortSession(port, model, forced=False, deployed=True)
-        watch(f"running {len(prompts.input_ids)} prompts")
-        found = benchmark(session, own, originals.exact, prompts, _entries(model))
+        for count in COUNTS:
+            watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
+            add_prompts(found, write_prompts(exact, _positions(model), count), session, own, exact, _entries(model))
+            decided = [deciders[name](found, port.dtype) for name in levels]
+            if not any(level.open for level in decided):
+                break
     except BrokenPort as error:
         return [Level(name, (_broken(error),)) for name in levels]
-    checks = {"dtype": check_dtype, "distribution": check_distribution}
-    return [checks[name](found, port.dtype) for name in levels]
+    return decided
 
 
 def _broken(error: Exception) -> Check:

@@ -1,8 +1,8 @@
 """The double benchmark: port and original, both at the dtype that is deployed, each held against float64.
 
-Both choose their experts freely, as they will in use. Float64 then follows the routes of the one that it is held against:
-a near-tie that falls the other way is no error of what comes after it. How often routes change is measured by itself,
-and so is what port and original are off from float64 on its own routes, which is what a user meets.
+Both choose their experts freely, as they will in use. Float64 then follows the routes of the one that is held against
+it: a near-tie that falls the other way is no error of what comes after it. The choices are judged by themselves; and what
+both are off from float64 on its own routes, which is what a user meets, is measured too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from porter.verify.choices import Choices
 from porter.verify.intervals import Pair
 from porter.verify.logits import measure
 from porter.verify.original import Original, Trace
@@ -43,8 +44,9 @@ class Sides:
 
 @dataclass
 class Benchmark:
-    """All that was measured: quantity and place → squared errors, measure → values by token. `cost` are the measures
-    against the checkpoint's original in float64, on its own routes and, where the port is quantized, with its own weights.
+    """All that was measured: quantity and place → squared errors, measure → values by token.
+
+    `cost` are the same measures against the original in float64 that wrote the prompts, on its own routes.
     """
 
     squares: dict[Key, Sides] = field(default_factory=lambda: defaultdict(Sides))
@@ -52,12 +54,14 @@ class Benchmark:
     tokens: dict[str, Sides] = field(default_factory=lambda: defaultdict(Sides))
     cost: dict[str, Sides] = field(default_factory=lambda: defaultdict(Sides))
     routes: Sides = field(default_factory=Sides)
+    choices: Choices = field(default_factory=Choices)
 
 
 @np.errstate(all="ignore")  # what overflows is found, not warned of
-def benchmark(port: PortSession, own: Original, exact: Original, prompts: Prompts, to_entries: ToEntries) -> Benchmark:
-    """Runs all prompts on all sides. `own` and `exact` have the weights that the port has, but for their rounding."""
-    found = Benchmark()
+def add_prompts(
+    found: Benchmark, prompts: Prompts, port: PortSession, own: Original, exact: Original, to_entries: ToEntries
+) -> None:
+    """Runs prompts on all sides. `own` and `exact` have the weights that the port has, but for their rounding."""
     for batch in prompts.batches():
         ids = prompts.input_ids[batch]
         positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
@@ -68,11 +72,11 @@ def benchmark(port: PortSession, own: Original, exact: Original, prompts: Prompt
         if free.routes:
             for_port, for_own = (exact.run(ids, routes=trace.routes)[0] for trace in (ported, rough))
             found.routes.add(*(_changed(trace.routes, free.routes, len(ids)) for trace in (ported, rough)))
+            found.choices.add(ported.routes, for_port, rough, for_own)
         references = [_of_original(trace, list(ported.cache), to_entries) for trace in (for_port, for_own)]
         _add_squares(found, _of_port(ported, len(ids)), _of_original(rough, list(ported.cache), to_entries), references)
         _add_tokens(found.tokens, prompts, batch, (ported.logits, rough.logits), (for_port.logits, for_own.logits))
         _add_tokens(found.cost, prompts, batch, (ported.logits, rough.logits), (prompts.logits[batch],) * 2)
-    return found
 
 
 def _add_squares(found: Benchmark, port: Values, own: Values, references: Sequence[Values]) -> None:

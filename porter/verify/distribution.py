@@ -1,8 +1,8 @@
 """Level four: what a user meets, the distribution over the next token, beside the original's at the same dtype.
 
-Each measure is a ratio to what the original itself loses at the dtype, over the words of the original. What the port
-is off from the checkpoint's original in float64, its own routes and its own weights, is told and not judged: the choice of a
-dtype or of a quantization is the user's, and the price is here.
+Each measure is a ratio to what the original itself loses at the dtype, over the original's own words. What the port is
+off from the checkpoint's original in float64, on its own routes and with its own weights, is told and not judged: the
+choice of a dtype or of a quantization is the user's, and the price is here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ FLOOR = 2.0**-50  # of divergences: the rounding of float64 in the sum
 
 @dataclass(frozen=True)
 class Measure:
-    """A number made of what was measured token by token. `order` is the power of the error with which it grows: 0 for what
-    is counted, None for what is told and not judged.
+    """A number made of what was measured token by token.
+
+    `order` is the power of the error with which it grows: 0 for what is counted, None for what is told and not judged.
     """
 
     name: str
@@ -72,7 +73,9 @@ def check_distribution(found: Benchmark, dtype: str) -> Level:
     """The measures of the level, routes among them where there are routers; then the cost."""
     checks = [_judge(measure, found.tokens, dtype) for measure in JUDGED]
     if found.routes.port:
-        checks.append(_judge(Measure("routes changed", "routes", mean, 0), {"routes": found.routes}, dtype))
+        lead, place = found.choices.worst()
+        checks.append(Check.at_most("routes changed, lead over noise", lead, semantics.TIE, f"worst at {place}"))
+        checks.append(_judge(Measure("routes changed", "routes", mean, None), {"routes": found.routes}, dtype))
     told = [_judge(measure, found.cost, dtype) for measure in TOLD]
     return Level("distribution", (*checks, *(replace(check, name=f"cost: {check.name}") for check in told)))
 

@@ -1,7 +1,7 @@
 """Level three: the port at the dtype that is deployed, beside the original at that dtype, both against float64.
 
-A narrow dtype hides mistakes: five of eight that semantics finds are within twice the original's own bfloat16 error. What
-shows here is what semantics cannot see, because it widens: a place where the port rounds and the original does not.
+A narrow dtype hides mistakes: five of eight that semantics finds stay within twice the original's own bfloat16 error.
+What shows here is what semantics, which widens, cannot see: a place where the port rounds and the original does not.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ from porter.verify.benchmark import Benchmark
 from porter.verify.intervals import judge, root_mean
 from porter.verify.report import Check, Level
 
-# Times the original's own error. Measured with routes followed, sound ports of eleven checkpoints reach 0.83 to 1.03 and
-# the ends of their intervals 1.1; the statistics of the norms in float16, 1.29 and more. Ascend's own standard asks
-# for 1.2 of its matrix products and norms.
-NARROW_LIMIT = 1.2
+# Times the original's own error, where routes are followed. Sound ports of twelve checkpoints reach 0.82 to 1.03 in logits,
+# their intervals 1.07; with the statistics of the norms in the narrow dtype it is 1.19 to 1.34.
+LOGITS_LIMIT = 1.2
+PLACE_LIMIT = 1.5  # at one place inside, where a single rounding more than the original's makes up to √2
 WORST = ("fail", "inconclusive", "pass")
 
 
 def check_dtype(found: Benchmark, dtype: str) -> Level:
     """One check for each quantity, at the place where it is worst."""
-    # In float32 the order of a sum counts as much as any rounding, and semantics has found the limit for that.
-    limit = semantics.LIMIT if dtype == "float32" else NARROW_LIMIT
     quantities = dict.fromkeys(quantity for quantity, _ in found.squares)
-    return Level("dtype", tuple(_worst(found, quantity, limit) for quantity in quantities))
+    return Level("dtype", tuple(_worst(found, quantity, _limit(quantity, dtype)) for quantity in quantities))
+
+
+def _limit(quantity: str, dtype: str) -> float:
+    if dtype == "float32":  # where the order of a sum counts as much as any rounding: semantics has the limit for that
+        return semantics.LIMIT
+    return LOGITS_LIMIT if quantity == "logits" else PLACE_LIMIT
 
 
 def _worst(found: Benchmark, quantity: str, limit: float) -> Check:

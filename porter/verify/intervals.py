@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.verify.report import Check, CheckStatus, Measured
+from porter.verify.report import Check, Measured, Status
 
 SEED = 20250127
 RESAMPLES = 1000
@@ -51,7 +51,7 @@ def percentile(percent: float) -> Statistic:
 
 @np.errstate(all="ignore")  # what is no number is found, not warned of
 def judge(name: str, pair: Pair, statistic: Statistic, limit: float | None, floor: float) -> Check:
-    """The port's statistic over the original's own, within its limit or not; without one the port's is told, not judged.
+    """The port's statistic over the original's own, within its limit or not; without one the port's is told.
 
     `floor` is added to both: an error that small is as good as none.
     """
@@ -62,18 +62,17 @@ def judge(name: str, pair: Pair, statistic: Statistic, limit: float | None, floo
     port, own = float(statistic(pair.port)), float(statistic(pair.own))
     drawn = np.random.default_rng(SEED).integers(0, len(pair.port), (RESAMPLES, len(pair.port)))
     ports, owns = statistic(pair.port[drawn]), statistic(pair.own[drawn])
-    low, high = np.percentile((ports + floor) / (owns + floor), TAILS, method="nearest").tolist()
-    ratio = (port + floor) / (own + floor)
-    measured = Measured(port, float(ports.std()), own, float(owns.std()), low, high)
-    status, detail = _verdict(low, high, limit)
-    return Check(name, port if limit is None else ratio, limit, status, detail, measured)
-
-
-def _verdict(low: float, high: float, limit: float | None) -> tuple[CheckStatus, str]:
+    figures = port, float(ports.std()), own, float(owns.std())
     if limit is None:
-        return "measured", ""
+        return Check(name, port, None, "measured", measured=Measured(*figures, None))
+    low, high = np.percentile((ports + floor) / (owns + floor), TAILS, method="nearest").tolist()
+    status, detail = _verdict(low, high, limit)
+    return Check(name, (port + floor) / (own + floor), limit, status, detail, Measured(*figures, (low, high)))
+
+
+def _verdict(low: float, high: float, limit: float) -> tuple[Status, str]:
     if high <= limit:
         return "pass", ""
     if low > limit:
         return "fail", ""
-    return "inconclusive", f"the ratio lies between {low:.3g} and {high:.3g}, which the limit of {limit:g} divides"
+    return "inconclusive", f"the ratio lies between {low:.3g} and {high:.3g}: the prompts do not decide"

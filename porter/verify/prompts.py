@@ -15,7 +15,7 @@ import numpy as np
 from porter.verify.original import Original, Past
 
 SEED = 20250120
-COUNT = 32  # prompts: enough for an interval over them
+COUNTS = (32, 96)  # prompts: enough for an interval over them; where it decides nothing, more of them
 LENGTH = 32  # tokens of each
 OPENING = 8  # one in so many is random
 BATCH = 8  # prompts that are run at once
@@ -40,19 +40,22 @@ class Prompts:
         return slice(self.opening - 1, None)
 
 
-def write_prompts(original: Original, positions: int | None) -> Prompts:
-    """Lets the original write COUNT prompts of LENGTH tokens, or of all its `positions` where these are fewer."""
-    generator = np.random.default_rng(SEED)
+def write_prompts(original: Original, positions: int | None, count: int) -> Prompts:
+    """Lets the original write prompts of LENGTH tokens, or of all its `positions` where these are fewer.
+
+    Each count has prompts of its own.
+    """
+    generator = np.random.default_rng((SEED, count))
     length = min(LENGTH, positions or LENGTH)
     opening = max(length // OPENING, 1)
-    ids = generator.integers(0, original.vocabulary, (COUNT, opening))
+    ids = generator.integers(0, original.vocabulary, (count, opening))
     past: Past | None = None
     new = ids
     while ids.shape[1] <= length:
         trace, past = original.run(new, past=past)
         new = _draw(trace.logits[:, -1], generator)
         ids = np.concatenate([ids, new], axis=1)
-    logits = [original.run(ids[start : start + BATCH, :-1])[0].logits for start in range(0, COUNT, BATCH)]
+    logits = [original.run(ids[start : start + BATCH, :-1])[0].logits for start in range(0, count, BATCH)]
     return Prompts(ids[:, :-1], ids[:, 1:], opening, np.concatenate(logits))
 
 

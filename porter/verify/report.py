@@ -14,14 +14,15 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """The two figures behind a ratio, each with its standard error over prompts, and the ratio's interval."""
+    """What was measured of port and original, each with its standard error over prompts; and the interval of the ratio,
+    where that is judged.
+    """
 
     port: float
     port_error: float
     original: float
     original_error: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
 
     def to_json(self) -> dict[str, Any]:
         """Numbers, or their names where JSON has none."""
@@ -30,7 +31,7 @@ class Measured:
             "port_standard_error": _named(self.port_error),
             "original": _named(self.original),
             "original_standard_error": _named(self.original_error),
-            "interval": [_named(self.low), _named(self.high)],
+            "interval": [_named(end) for end in self.interval] if self.interval else None,
         }
 
 
@@ -71,6 +72,11 @@ class Level:
     def status(self) -> Status:
         """Fails with any check that failed; without one, what could not be decided is not passed."""
         return worst([c.status for c in self.checks if c.status != "measured"])
+
+    @property
+    def open(self) -> bool:
+        """Whether more prompts could decide what is inconclusive."""
+        return any(c.status == "inconclusive" and c.measured is not None for c in self.checks)
 
 
 @dataclass(frozen=True)
