@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -130,33 +131,39 @@ def print_parity(report: Mapping[str, Any]) -> None:
 
 
 def _print_measured(level: str, checks: Sequence[Mapping[str, Any]], dtype: str) -> None:
-    """Port and original side by side, each with its standard error over prompts."""
+    """Port and original side by side, each with its standard error over prompts, and the ratio where it is judged."""
     judged = [check for check in checks if check["limit"] is not None]
-    for title, rows in (
-        (f"{level}: port and original in {dtype}, each against the original in float64", judged),
-        ("told, not judged: what both are off from the original in float64", [c for c in checks if c not in judged]),
-    ):
-        columns = ["measure", "port", "original", *(["ratio", "95 % interval", "limit"] if rows is judged else [])]
-        table = Table(title=title, title_justify="left", header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold", no_wrap=column == "measure")
-        for check in rows:
-            table.add_row(*_measured_cells(check))
-        if rows:
-            out().print(table)
+    told = [check for check in checks if check["limit"] is None]
+    title = f"{level}: off from float64, both in {dtype}"
+    _print_sides(title, ["ratio", "95 %", "limit"], judged)
+    _print_sides("told, not judged: off from the original as it is", [], told)
 
 
-def _measured_cells(check: Mapping[str, Any]) -> list[str]:
-    sides = [_with_error(check[side], check[f"{side}_standard_error"]) for side in ("port", "original")]
+def _print_sides(title: str, columns: list[str], checks: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("measure", no_wrap=True)
+    for column in ("port", "original", *columns):
+        table.add_column(column, overflow="fold", justify="right")
+    for check in checks:
+        table.add_row(*_cells(check))
+    if checks:
+        out().print(table)
+
+
+def _cells(check: Mapping[str, Any]) -> list[str]:
+    digits = 5 if check["limit"] is None else 3
+    sides = [_with_error(check[side], check[f"{side}_standard_error"], digits) for side in ("port", "original")]
     if check["limit"] is None:
         return [escape(check["name"].removeprefix("cost: ")), *sides]
     low, high = check["interval"]
     ratio = f"[{STATUS[check['status']]}]{_value(check)}[/]"
-    return [escape(check["name"]), *sides, ratio, f"{low:.3g} to {high:.3g}", f"{check['limit']:g}"]
+    return [escape(check["name"]), *sides, ratio, f"{low:.2f}…{high:.2f}", f"{check['limit']:g}"]
 
 
-def _with_error(value: float, error: float) -> str:
-    return f"{value:.4g} ± {error:.1g}"
+def _with_error(value: float, error: float, digits: int) -> str:
+    """The standard error in percent of the value."""
+    percent = abs(100 * error / value) if value else 0.0
+    return f"{value:.{digits}g} ±{percent:.{0 if percent >= 1 else 1}f}%"
 
 
 def _print_grid(grid: Mapping[str, Mapping[str, str]]) -> None:

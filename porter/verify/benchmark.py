@@ -1,7 +1,7 @@
 """The double benchmark: port and original, both at the dtype that is deployed, each held against float64.
 
 Both choose their experts freely, as they will in use. Float64 then follows the routes of the one that is held against
-it: a near-tie that falls the other way is no error of what comes after it. The choices are judged by themselves; and what
+it: a near-tie that falls the other way is no error of what comes after it. The choices are judged by themselves. What
 both are off from float64 on its own routes, which is what a user meets, is measured too.
 """
 

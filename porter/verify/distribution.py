@@ -51,19 +51,19 @@ def _growth(values: np.ndarray) -> np.ndarray:
 
 
 JUDGED = (
-    Measure("KL divergence, mean", "divergence", mean, 2),
-    Measure("KL divergence, median", "divergence", percentile(50), 2),
-    Measure("KL divergence, 90 %", "divergence", percentile(90), 2),
-    Measure("KL divergence, 99 %", "divergence", percentile(99), 2),
-    Measure("next token's probability, change", "change", root_mean, 1, _squared),
-    Measure("log perplexity of a prompt, change", "surprise", root_mean, 1, _squared_by_prompt),
+    Measure("KL mean", "divergence", mean, 2),
+    Measure("KL median", "divergence", percentile(50), 2),
+    Measure("KL 90 %", "divergence", percentile(90), 2),
+    Measure("KL 99 %", "divergence", percentile(99), 2),
+    Measure("change of probability", "change", root_mean, 1, _squared),
+    Measure("change of log perplexity", "surprise", root_mean, 1, _squared_by_prompt),
     Measure("first choice changed", "choice", mean, 0),
 )
 TOLD = (
-    Measure("KL divergence, mean", "divergence", mean, None),
-    Measure("KL divergence, 99 %", "divergence", percentile(99), None),
-    Measure("KL divergence, largest", "divergence", percentile(100), None),
-    Measure("next token's probability, change", "change", root_mean, None, _squared),
+    Measure("KL mean", "divergence", mean, None),
+    Measure("KL 99 %", "divergence", percentile(99), None),
+    Measure("KL largest", "divergence", percentile(100), None),
+    Measure("change of probability", "change", root_mean, None, _squared),
     Measure("first choice changed", "choice", mean, None),
     Measure("perplexity ratio", "surprise", _growth, None),
 )

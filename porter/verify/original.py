@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from porter.verify.load import build_model, read_checkpoint
 from porter.verify.precision import as_array, float64_throughout
 from porter.verify.routing import Routing
 
+SMALL = 2**26  # parameters: with fewer, a second thread does little but wait for the first, worst on a busy machine
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
 
@@ -91,7 +92,7 @@ class Original:
                 f"it covers the past too: {(batch, start + new)}",
             )
         routing, outputs = Routing(self._decoder, batch * new, routes), list[np.ndarray]()
-        with torch.no_grad(), self._arithmetic(), routing, ExitStack() as hooks:
+        with torch.no_grad(), self._threads(), self._arithmetic(), routing, ExitStack() as hooks:
             embedding = self._model.get_input_embeddings()
             hooks.callback(embedding.register_forward_hook(lambda _, __, rows: rows * embedding_scale).remove)
             for layer in self._decoder:
@@ -130,6 +131,16 @@ class Original:
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         return float64_throughout() if self._precision == "float64" else nullcontext()
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """As many as are worth it."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if self._model.num_parameters() < SMALL else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _set_rotary(self, past: Past | None) -> None:
         """Put rotary embeddings that adapt to the sequence's length back where `past` left them."""
