@@ -40,15 +40,16 @@ def write(folder: Path, family: str, dtype: str, **overrides: Any) -> tuple[Path
     return checkpoint, folder / "port"
 
 
-def narrow_islands(port: Path, pattern: str) -> None:
-    """Rounds to float16 whatever the port computes in float32 under names of this pattern."""
+def round_floats(port: Path, pattern: str, kind: int) -> None:
+    """Rounds to another type whatever the port computes in float32 under names of this pattern."""
     with graph_of(port) as graph:
         types = {value.name: value for value in graph.value_info}
         found = [n for n in graph.node if re.search(pattern, n.output[0]) and _is_float32(types.get(n.output[0]))]
         assert found, f"nothing in float32 is called {pattern}"
         nodes = list(graph.node)
         for node in found:
-            nodes[nodes.index(node) + 1 : nodes.index(node) + 1] = _rounding(graph, node, types[node.output[0]])
+            place = nodes.index(node) + 1
+            nodes[place:place] = _rounding(graph, node, types[node.output[0]], kind)
         del graph.node[:]
         graph.node.extend(nodes)
 
@@ -57,23 +58,23 @@ def _is_float32(value: onnx.ValueInfoProto | None) -> bool:
     return value is not None and value.type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def _rounding(graph: GraphProto, node: NodeProto, value: onnx.ValueInfoProto) -> list[NodeProto]:
+def _rounding(graph: GraphProto, node: NodeProto, value: onnx.ValueInfoProto, kind: int) -> list[NodeProto]:
     """Casts there and back, which take over the result's name."""
     name = node.output[0]
     node.output[0] = f"{name}.wide"
-    there, back = (NodeProto(op_type="Cast", name=f"{name}.{way}") for way in ("there", "back"))
-    for cast, source, result, kind in (
-        (there, f"{name}.wide", f"{name}.narrow", TensorProto.FLOAT16),
-        (back, f"{name}.narrow", name, TensorProto.FLOAT),
+    casts = []
+    for way, source, result, to in (
+        ("there", f"{name}.wide", f"{name}.narrow", kind),
+        ("back", f"{name}.narrow", name, TensorProto.FLOAT),
     ):
-        cast.input.append(source)
-        cast.output.append(result)
-        cast.attribute.add(name="to", type=onnx.AttributeProto.INT, i=kind)
-    for made, kind in ((f"{name}.wide", TensorProto.FLOAT), (f"{name}.narrow", TensorProto.FLOAT16)):
+        cast = NodeProto(op_type="Cast", name=f"{name}.{way}", input=[source], output=[result])
+        cast.attribute.add(name="to", type=onnx.AttributeProto.INT, i=to)
+        casts.append(cast)
+    for made, its in ((f"{name}.wide", TensorProto.FLOAT), (f"{name}.narrow", kind)):
         copy = graph.value_info.add()
         copy.CopyFrom(value)
-        copy.name, copy.type.tensor_type.elem_type = made, kind
-    return [there, back]
+        copy.name, copy.type.tensor_type.elem_type = made, its
+    return casts
 
 
 def disturb_weights(port: Path, share: float) -> None:

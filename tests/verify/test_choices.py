@@ -23,7 +23,8 @@ OUT = -math.inf
         ([0.9, 0.9, 0.1], [1], 0),  # an exact tie goes either way
         ([0.9, 0.5, 0.1], [0, 1, 2], 0),  # nobody is left out
         ([0.9, OUT, 0.1], [0, 2], 0),  # outside the groups
-        ([0.9, OUT, 0.1], [0, 1], OUT * -1),
+        ([0.9, OUT, 0.1], [0, 1], math.inf),  # from outside the groups
+        ([0.9, OUT, OUT], [0, 1], math.inf),
     ],
 )
 def test_the_lead_of_the_best_expert_left_out(scores: list[float], chosen: list[int], lead: float) -> None:

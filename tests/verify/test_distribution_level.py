@@ -1,4 +1,4 @@
-"""The distribution over the next token: what a sound port loses by its dtype, and what others lose by their mistakes."""
+"""The distribution over the next token: what a sound port loses by its dtype, and others by their mistakes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def test_a_sound_port_passes_and_its_cost_is_told(sound: tuple[str, Path, Path])
     told = [found["cost: KL mean"], found["cost: perplexity ratio"], *([found["routes changed"]] if routed else [])]
     assert [(check["limit"], check["interval"]) for check in told] == [(None, None)] * len(told)
     assert told[1]["value"] == pytest.approx(1, abs=0.02)
-    for check in found.values():
-        if "port" in check and check["port"]:
-            assert 0 < check["port_standard_error"] < 1.1 * check["port"]
+    assert 0 < found["KL mean"]["port_standard_error"] < 0.5 * found["KL mean"]["port"]
     assert 1e-7 < found["KL mean"]["port"] <= found["KL 99 %"]["port"] < 0.1
 
 
@@ -59,15 +57,15 @@ def test_weights_that_are_one_percent_off_fail(sound: tuple[str, Path, Path], tm
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_routers_without_their_group_limit_fail(dtype: str, tmp_path: Path) -> None:
-    """All that follows a wrong route agrees with an original that is led along it: the choice itself is what is wrong."""
+    """What follows a wrong route agrees with an original that is led along it: the choice itself is what is wrong."""
     checkpoint, port = write(tmp_path, "deepseek_v3", dtype)
     with graph_of(port) as graph:
         rewire(graph, CHOICE, ROUTE + "Reshape_1", ROUTE + "Add")
     found = checks(report(port, checkpoint, "distribution"))
     routes = found["routes changed, lead over noise"]
     assert routes["status"] == "fail"
-    assert routes["value"] > 5 * routes["limit"]
-    assert "groups of layer" in routes["detail"]
+    assert float(routes["value"]) > 5 * routes["limit"]
+    assert "layer" in routes["detail"]
     assert found["routes changed"]["port"] > 5 * found["routes changed"]["original"]
 
 
