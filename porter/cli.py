@@ -87,6 +87,13 @@ def convert(
     weights: Annotated[
         Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
     ] = Weights.copy,
+    quantize: Annotated[
+        str,
+        typer.Option(
+            help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or :128, the "
+            "default; symmetric, or :asymmetric behind it)."
+        ),
+    ] = "none",
     digests: Annotated[
         bool, typer.Option("--digests", help="Take the digests of referenced shards now, not at the first verify.")
     ] = False,
@@ -110,6 +117,7 @@ def convert(
             attention=attention,
             frontend=frontend,
             weights=weights,
+            quantize=quantize,
             digests=digests,
             force=force,
             jobs=jobs,

@@ -65,6 +65,7 @@ def _port(port: Port) -> dict[str, Any]:
         "target",
         "frontend",
         "dtype",
+        "quantize",
         "attention",
         "parameters",
         "active_parameters",

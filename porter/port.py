@@ -40,6 +40,7 @@ def convert(
     attention: str = "auto",
     frontend: str | None = None,
     weights: str = "copy",
+    quantize: str = "none",
     force: bool = False,
     jobs: int | None = None,
     digests: bool = False,
@@ -52,7 +53,7 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    order = Order(folder, target_name, frontend, dtype, attention, weights)
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize)
     inside = _is_inside(order, output)
     Destination(output, force, inside).refuse()
     watch("reading config.json and headers", 0, 0)
@@ -163,6 +164,7 @@ def _foreseen(work: Work, to: Destination, graph_bytes: int, jobs: int) -> dict[
         "port": str(to.output),
         "target": work.target.name,
         "family": work.model.family.name,
+        "quantize": None if work.model.quantization is None else str(work.model.quantization),
         "weights": [{"file": f.name, "bytes": f.size()} for f in work.files],
         "referenced": [{"file": s.name, "bytes": s.stat().st_size} for s in work.shards()],
         "bytes": needed,
@@ -179,6 +181,8 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
         "family",
         "model_type",
         "dtype",
+        "quantize",
+        "left_in_float",
         "attention",
         "minimum_past",
         "graphs",

@@ -167,8 +167,9 @@ def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dty
         assert weight.parameter.table is not None
         yield (cast(weight.parameter.table(), plain, weight.parameter.name),)
         return
-    for rows in source.rows(read, piece.source, *piece.rows, plain):
-        yield (rows,)
+    form = weight.parameter.quantization
+    for rows in source.rows(read, piece.source, *piece.rows, plain if form is None else np.dtype(np.float32)):
+        yield (rows,) if form is None else form.encode(rows, piece.source)
 
 
 def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarray]:

@@ -36,6 +36,7 @@ FLOORS = """
 0  dialect
 0  graph
 0  schema
+0  quantize
 0  errors
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
@@ -47,6 +48,7 @@ DOORS = {
     "onnx_ir": {
         "schema",
         "graph",
+        "quantize",
         "dialect",
         "blocks",
         "passes",

@@ -35,6 +35,7 @@ OPTIONS = {
         "--attention": ("auto|absorbed|expanded", "auto"),
         "--frontend": ("str | None", None),
         "--weights": ("copy|reference", "copy"),
+        "--quantize": ("str", "none"),
         "--digests": ("bool", False),
         "--force": ("bool", False),
         "--jobs": ("int | None", None),

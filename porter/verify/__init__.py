@@ -42,7 +42,7 @@ def verify(
     begun = time.monotonic()
     port = open_port(folder)
     watch("reading the checkpoint's headers")
-    model = understand(against, port.manifest.get("attention") or "auto")
+    model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
     found: list[Level] = []
     closeness: Closeness | None = None
@@ -57,8 +57,9 @@ def verify(
             found += harm
         else:
             from porter.verify.original import Originals
+            from porter.verify.own_weights import own_weights
 
-            originals = Originals(against)
+            originals = Originals(against, own_weights(port, model))
             if "semantics" in levels:
                 level, closeness, notes = _semantics(port, model, originals, tokens, watch)
                 found.append(level)
@@ -102,14 +103,18 @@ def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
 def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str]]:
+    from porter.verify.own_weights import check_codes
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort, PortSession
 
     stories = _stories(model, tokens)
-    watch("loading the original (transformers)")
-    exact, own = originals.exact, originals.at("float32")
     checks: list[Check] = []
     notes: list[str] = []
+    if port.quantization is not None:
+        checks.append(check_codes(port, model, originals.tensors()))
+        notes.append(f"the original was given what the {port.quantization} codes mean: their cost is told, not judged")
+    watch("loading the original (transformers)")
+    exact, own = originals.exact, originals.at("float32")
     try:
         watch("loading the port (ONNX Runtime)")
         forced, free = PortSession(port, model, forced=True), PortSession(port, model, forced=False)
@@ -144,7 +149,8 @@ def _measured(port: Port, model: Model, originals: Originals, levels: Sequence[s
         session = PortSession(port, model, forced=False, deployed=True)
         for count in COUNTS:
             watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
-            add_prompts(found, write_prompts(exact, _positions(model), count), session, own, exact, _entries(model))
+            prompts = write_prompts(originals.as_stored(), _positions(model), count)
+            add_prompts(found, prompts, session, own, exact, _entries(model))
             decided = [deciders[name](found, port.dtype) for name in levels]
             if not any(level.open for level in decided):
                 break

@@ -65,7 +65,8 @@ def expert_lead(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     taken = np.zeros(scores.shape, bool)
     np.put_along_axis(taken, chosen, True, axis=-1)
     best, worst = np.where(taken, -np.inf, scores).max(axis=-1), np.where(taken, scores, np.inf).min(axis=-1)
-    return np.where(worst == -np.inf, np.inf, np.maximum(best - worst, 0.0))
+    with np.errstate(invalid="ignore"):  # minus infinity over minus infinity leads by nothing
+        return np.fmax(best - worst, 0.0)
 
 
 def group_lead(scores: np.ndarray, used: np.ndarray, kept: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from porter.errors import ParityError
 from porter.verify.load import build_model, read_checkpoint
 from porter.verify.precision import as_array, float64_throughout
 from porter.verify.routing import Routing
+from porter.verify.stored import Tensors
 
 SMALL = 2**26  # parameters: with fewer, a second thread does little but wait for the first, worst on a busy machine
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
@@ -53,11 +54,15 @@ class Past:
 
 
 class Original:
-    """A checkpoint loaded into transformers' own class, with eager attention and eager experts."""
+    """A checkpoint loaded into transformers' own class, with eager attention and eager experts.
 
-    def __init__(self, folder: Path, precision: Precision) -> None:
+    `override` are tensors that stand in for the checkpoint's own of the same names: what a quantized port has.
+    """
+
+    def __init__(self, folder: Path, precision: Precision, override: Tensors | None = None) -> None:
         self._precision = precision
         config, tensors = read_checkpoint(folder)
+        tensors |= override or {}
         with self._arithmetic():
             self._model = build_model(config, tensors, getattr(torch, precision))
         self._decoder = self._model.base_model.layers
@@ -151,23 +156,34 @@ class Original:
 
 
 class Originals:
-    """The original in float64, and in one other precision at a time; each is loaded when it is first asked for."""
+    """The original in float64, and in one other precision at a time; each is loaded when it is first asked for.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    All have the weights that a quantized port means, `override`, but for the one that is asked for as it is stored.
+    """
+
+    def __init__(self, folder: Path, override: Tensors) -> None:
+        self._folder, self._override = folder, override
         self._other: tuple[Precision, Original] | None = None
 
     @cached_property
     def exact(self) -> Original:
         """In float64."""
-        return Original(self._folder, "float64")
+        return Original(self._folder, "float64", self._override)
 
     def at(self, precision: Precision) -> Original:
         """In another precision; the one before is let go first."""
         if self._other is None or self._other[0] != precision:
             self._other = None
-            self._other = (precision, Original(self._folder, precision))
+            self._other = (precision, Original(self._folder, precision, self._override))
         return self._other[1]
+
+    def as_stored(self) -> Original:
+        """In float64 with the checkpoint's own weights; loaded anew where these are others, and not kept."""
+        return Original(self._folder, "float64") if self._override else self.exact
+
+    def tensors(self) -> Tensors:
+        """The checkpoint's own."""
+        return read_checkpoint(self._folder)[1]
 
 
 def _keep(outputs: list[np.ndarray]) -> Any:

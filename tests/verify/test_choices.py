@@ -24,7 +24,7 @@ OUT = -math.inf
         ([0.9, 0.5, 0.1], [0, 1, 2], 0),  # nobody is left out
         ([0.9, OUT, 0.1], [0, 2], 0),  # outside the groups
         ([0.9, OUT, 0.1], [0, 1], math.inf),  # from outside the groups
-        ([0.9, OUT, OUT], [0, 1], math.inf),
+        ([0.9, OUT, OUT], [0, 1], 0),  # where nothing else is left
     ],
 )
 def test_the_lead_of_the_best_expert_left_out(scores: list[float], chosen: list[int], lead: float) -> None:
