@@ -18,6 +18,8 @@ SEED = 20250127
 RESAMPLES = 1000
 TAILS = (2.5, 97.5)  # percent: an interval that holds the true ratio 95 times in 100
 
+NOT_FINITE = "the original gives values that are not finite at this dtype: take a wider --dtype"
+
 Statistic = Callable[[np.ndarray], np.ndarray]  # [..., prompts, values of each] → [...]
 
 
@@ -56,7 +58,7 @@ def judge(name: str, pair: Pair, statistic: Statistic, limit: float | None, floo
     `floor` is added to both: an error that small is as good as none.
     """
     if not np.isfinite(pair.own).all():
-        return Check(name, 0.0, limit, "inconclusive", "the original gives values that are not finite")
+        return Check(name, 0.0, limit, "inconclusive", NOT_FINITE)
     if not np.isfinite(pair.port).all():
         return Check(name, float("inf"), limit, "fail", "the port gives values that are not finite")
     port, own = float(statistic(pair.port)), float(statistic(pair.own))
@@ -66,13 +68,14 @@ def judge(name: str, pair: Pair, statistic: Statistic, limit: float | None, floo
     if limit is None:
         return Check(name, port, None, "measured", measured=Measured(*figures, None))
     low, high = np.percentile((ports + floor) / (owns + floor), TAILS, method="nearest").tolist()
-    status, detail = _verdict(low, high, limit)
+    status, detail = _verdict(low, high, limit, len(pair.port))
     return Check(name, (port + floor) / (own + floor), limit, status, detail, Measured(*figures, (low, high)))
 
 
-def _verdict(low: float, high: float, limit: float) -> tuple[Status, str]:
+def _verdict(low: float, high: float, limit: float, prompts: int) -> tuple[Status, str]:
     if high <= limit:
         return "pass", ""
     if low > limit:
         return "fail", ""
-    return "inconclusive", f"the ratio lies between {low:.3g} and {high:.3g}: the prompts do not decide"
+    detail = f"{prompts} prompts leave the ratio between {low:.3g} and {high:.3g}"
+    return "inconclusive", f"{detail}: the figures are yours to judge, or take a wider --dtype"

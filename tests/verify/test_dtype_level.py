@@ -14,6 +14,10 @@ from surgery import constants, graph_of, set_value, value_of, weight_of
 
 from porter.families import families
 from porter.port import convert
+from porter.verify import dtype as dtype_level
+from porter.verify import prompts
+from porter.verify.original import Original
+from porter.verify.prompts import Prompts, write_prompts
 
 NARROW = ["float16", "bfloat16"]
 NORMS = r"norm\.RMSNorm\."
@@ -92,6 +96,26 @@ def test_statistics_of_norms_belong_into_float32(harm: bool, tmp_path: Path) -> 
     found = report(tmp_path / "port", checkpoint, "dtype")
     assert (found["status"] == "pass") == (not harm)
     assert (checks(found)["logits"]["value"] > 1.15) == harm
+
+
+def test_an_interval_that_holds_the_limit_calls_for_more_prompts(
+    sound: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, port = sound
+    counts = []
+
+    def write(original: Original, positions: int | None, count: int) -> Prompts:
+        counts.append(count)
+        return write_prompts(original, positions, count)
+
+    monkeypatch.setattr(prompts, "write_prompts", write)
+    value = checks(report(port, checkpoint, "dtype"))["logits"]["value"]
+    assert counts == [32]
+    monkeypatch.setattr(dtype_level, "LOGITS_LIMIT", value)
+    found = checks(report(port, checkpoint, "dtype"))["logits"]
+    assert counts == [32, 32, 96]
+    assert found["interval"][0] < value < found["interval"][1]
+    assert (found["status"], found["detail"][:11]) == ("inconclusive", "128 prompts")
 
 
 def test_an_original_that_overflows_decides_nothing(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def test_prompts_that_do_not_agree_are_inconclusive() -> None:
     assert (check.status, check.value) == ("inconclusive", 3)
     assert check.measured is not None
     assert check.measured.interval == (1, pytest.approx(7, abs=2.1))
-    assert "between 1 and" in check.detail
+    assert "4 prompts leave the ratio between 1 and" in check.detail
+    assert "--dtype" in check.detail
 
 
 def test_more_prompts_decide() -> None:
