@@ -92,6 +92,13 @@ def convert(
     weights: Annotated[
         Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
     ] = Weights.copy,
+    quantize: Annotated[
+        str,
+        typer.Option(
+            help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or :128, the "
+            "default; symmetric, or :asymmetric behind it)."
+        ),
+    ] = "none",
     shard_size: Annotated[
         str,
         typer.Option(
@@ -127,6 +134,7 @@ def convert(
             attention=attention,
             frontend=frontend,
             weights=weights,
+            quantize=quantize,
             shard_size=shard_size,
             executor=executor,
             digests=digests,

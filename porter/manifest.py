@@ -19,6 +19,7 @@ from porter.model import Model
 from porter.order import Work
 from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, digest_of, replace_file, to_json
 from porter.package.plan import DTYPES
+from porter.quantize import FORMS, Quantization
 
 SCHEMA_VERSION = 1
 PARTS = ("graphs", "weights", "files")  # of a manifest: what lists the files of a port
@@ -39,6 +40,11 @@ class Port:
     def dtype(self) -> str:
         """The float dtype of the port."""
         return str(self.manifest["dtype"])
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """The form of the weights that are stored as codes; None where there are none."""
+        return Quantization.parse(self.manifest.get("quantize") or "none")
 
     @property
     def graph(self) -> Path:
@@ -88,6 +94,7 @@ def take_digests(port: Port) -> Port:
 def _wrong_fields(manifest: dict[str, Any]) -> list[str]:
     """The fields without which a port cannot be used, where they are missing or not of their kind."""
     wrong = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    wrong += ["quantize"] * (manifest.get("quantize") not in (None, *FORMS))
     wrong += ["dtype"] * (manifest.get("dtype") not in DTYPES) + ["graphs"] * (not manifest["graphs"])
     for part in PARTS:
         for n, entry in enumerate(manifest[part]):
@@ -117,6 +124,8 @@ def describe(
         "target": target.name,
         "frontend": target.frontend.name,
         "dtype": next(name for name, d in DTYPES.items() if d == work.dtype),
+        "quantize": None if model.quantization is None else str(model.quantization),
+        "left_in_float": [p.name for p in model.network.quantizable() if model.quantization and not p.quantization],
         "attention": (forms[0] if attention == "auto" else attention) if forms else None,
         "minimum_past": target.frontend.minimum_past,
         "parameters": sizes.parameters,

@@ -14,6 +14,7 @@ from porter.errors import TargetError
 from porter.model import Model, understand
 from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
+from porter.quantize import Quantization
 from porter.target import Frontend, Target, find_target
 from porter.weights import Weight
 
@@ -28,6 +29,7 @@ class Order:
     dtype: str = "auto"
     attention: str = "auto"
     weights: str = "copy"
+    quantize: str = "none"
     shard_size: int = SHARD_BYTES
 
 
@@ -53,7 +55,7 @@ class Work:
 
     def parameters(self, graph: bytes) -> dict[str, Any]:
         """What an unfinished conversion must have in common with the one that goes on with it."""
-        order = asdict(replace(self.order, checkpoint=Path()))
+        order = asdict(replace(self.order, checkpoint=Path(), quantize=str(self.model.quantization or "none")))
         del order["checkpoint"]
         return {"porter": __version__, **order, "checkpoint": _identity(self.model), "graph": _sha256(graph)}
 
@@ -69,7 +71,7 @@ def work_out(order: Order) -> Work:
     Raises CheckpointError, FamilyError or TargetError.
     """
     target = find_target(order.target, order.frontend)
-    model = understand(order.checkpoint, order.attention)
+    model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype = _port_dtype(order, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
     return Work(order, target, model, dtype, plan_files(written, dtype, order.shard_size), tuple(pointed))

@@ -41,6 +41,7 @@ def convert(
     attention: str = "auto",
     frontend: str | None = None,
     weights: str = "copy",
+    quantize: str = "none",
     shard_size: str = "4GiB",
     executor: str = "local",
     force: bool = False,
@@ -56,7 +57,7 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    order = Order(folder, target_name, frontend, dtype, attention, weights, parse_size(shard_size))
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size))
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     Destination(output, force, inside).refuse()
@@ -159,6 +160,7 @@ def _foreseen(work: Work, to: Destination, graph_bytes: int, jobs: int) -> dict[
         "port": str(to.output),
         "target": work.target.name,
         "family": work.model.family.name,
+        "quantize": None if work.model.quantization is None else str(work.model.quantization),
         "weights": [{"file": f.name, "bytes": f.size()} for f in work.files],
         "referenced": [{"file": s.name, "bytes": s.stat().st_size} for s in work.shards()],
         "bytes": needed,
@@ -175,6 +177,8 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
         "family",
         "model_type",
         "dtype",
+        "quantize",
+        "left_in_float",
         "attention",
         "minimum_past",
         "graphs",

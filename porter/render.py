@@ -76,6 +76,7 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "target": f"{result['target']} through {result['frontend']}",
             "family": result["family"] + (f", {result['attention']} attention" if result["attention"] else ""),
             "dtype": result["dtype"],
+            **_quantized(result),
             "graph": f"{graph['file']}: {graph['nodes']} nodes",
             "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
             "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
@@ -84,6 +85,14 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
         },
     )
+
+
+def _quantized(result: Mapping[str, Any]) -> dict[str, str]:
+    """What became of the weights, where any are codes."""
+    if result["quantize"] is None:
+        return {}
+    left = len(result["left_in_float"])
+    return {"weights as codes": result["quantize"] + (f", but for {left} without whole blocks" if left else "")}
 
 
 def _print_foreseen(result: Mapping[str, Any]) -> None:

@@ -32,11 +32,13 @@ FLOORS = """
 2  families target
 1  weights
 1  source
-1  blocks cast fp8
+1  formats
+1  blocks cast
 1  checkpoint
 0  dialect
 0  graph
 0  schema
+0  quantize
 0  errors
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
@@ -48,6 +50,7 @@ DOORS = {
     "onnx_ir": {
         "schema",
         "graph",
+        "quantize",
         "dialect",
         "blocks",
         "passes",

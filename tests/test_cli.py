@@ -338,9 +338,11 @@ def test_control_c_ends_a_true_process_with_130(llama: Path, tmp_path: Path) -> 
     program = (
         "import sys, time, porter.port\n"
         "from porter.cli import main\n"
-        "def write(*_, **__):\n"
+        "def write(*_, count, **__):\n"
         "    print('begun', file=sys.stderr, flush=True)\n"
-        "    time.sleep(60)\n"
+        "    while True:\n"
+        "        count(0)\n"
+        "        time.sleep(0.01)\n"
         "porter.executors.local.write_weights = write\n"
         "main(sys.argv[1:])\n"
     )

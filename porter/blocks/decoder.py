@@ -15,6 +15,7 @@ from porter.blocks.rope import Rope, Rotation
 from porter.blocks.step import Step
 from porter.errors import GraphError
 from porter.graph import Graph
+from porter.quantize import Quantization
 
 
 class DecoderLayer(Module):
@@ -82,6 +83,21 @@ class Decoder(Module):
             if named.setdefault(parameter.name, parameter) is not parameter:
                 raise GraphError(f"two parameters are called '{parameter.name}'", "give each weight a name of its own")
         return tuple(named.values())
+
+    def quantizable(self) -> list[Parameter]:
+        """The weights that `--quantize` means: linear maps and experts of the layers.
+
+        Embeddings and the output projection, norms and biases, routers and W_UK and W_UV stay what they are: small, or
+        read row by row, or what the choice of tokens and experts hangs on.
+        """
+        self.named_parameters()
+        return [parameter for parameter in self.model.parameters("model") if parameter.quantizable]
+
+    def quantize(self, form: Quantization) -> None:
+        """Has these weights stored as codes, but for those whose rows are not made of whole blocks."""
+        for parameter in self.quantizable():
+            if form.fits(parameter.shape):
+                parameter.quantization = form
 
     def build(self, dtype: ir.DataType) -> ir.Graph:
         """The neutral graph at `dtype`: inputs and outputs as the port folder promises them."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from porter.blocks.module import Module, Parameter, Storage
+from porter.blocks.module import Module, Parameter
 from porter.blocks.step import Step
 
 
 class Linear(Module):
     """y = x @ weight.T, weight [out_features, in_features]: one Gemm with transB, so that no weight is transposed."""
 
-    def __init__(self, in_features: int, out_features: int, storage: Storage = "port") -> None:
-        self.weight = Parameter((out_features, in_features), storage)
+    def __init__(self, in_features: int, out_features: int) -> None:
+        self.weight = Parameter((out_features, in_features), quantizable=True)
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
         return step.graph.op.Gemm(x, self.weight.value(step.graph, step.dtype), transB=1)

@@ -10,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.blocks.step import Step
+from porter.dialect import DEQUANTIZE
 from porter.errors import GraphError
-from porter.graph import Graph
+from porter.graph import Graph, cast
+from porter.quantize import Quantization, Stored
 
 Storage = Literal["port", "float32"]
 
@@ -28,17 +30,30 @@ class Parameter:
     table: Callable[[], np.ndarray] | None = None
     name: str = ""
     learned: bool = True  # False for what is stored but adjusted by a rule, not trained: no parameter of the model
+    quantizable: bool = False  # whether `--quantize` means it, which `quantization` then says how
+    quantization: Quantization | None = None
 
     def value(self, graph: Graph, dtype: ir.DataType) -> ir.Value:
-        """The initializer in `graph`, with `dtype` the port's."""
-        return graph.parameter(self.name, self.dtype(dtype), self.shape)
+        """Its numbers in `graph`, with `dtype` the port's: the initializer, or what its codes mean, rounded once."""
+        stored = self.values(graph, dtype)
+        if self.quantization is None:
+            return stored[0]
+        form = self.quantization
+        wide = DEQUANTIZE(graph, *stored, bits=form.bits, block=form.block, shape=self.shape)
+        return cast(graph, wide, self.dtype(dtype))
+
+    def values(self, graph: Graph, dtype: ir.DataType) -> list[ir.Value]:
+        """The initializers in `graph`, one for each stored tensor."""
+        return [graph.parameter(*tensor) for tensor in self.stored(dtype)]
 
     def dtype(self, port: ir.DataType) -> ir.DataType:
         """The type it is stored at in a port of dtype `port`."""
         return ir.DataType.FLOAT if self.storage == "float32" else port
 
-    def stored(self, port: ir.DataType) -> tuple[tuple[str, ir.DataType, tuple[int, ...]], ...]:
+    def stored(self, port: ir.DataType) -> Stored:
         """Name, type and shape of the tensors that it is stored as in a port of dtype `port`."""
+        if self.quantization is not None:
+            return self.quantization.tensors(self.name, self.shape)
         return ((self.name, self.dtype(port), self.shape),)
 
 

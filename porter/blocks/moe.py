@@ -85,13 +85,18 @@ class Experts(Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, experts: int, top_k: int) -> None:
         self.top_k = top_k
-        self.gate_up_proj = Parameter((experts, 2 * intermediate_size, hidden_size))
-        self.down_proj = Parameter((experts, hidden_size, intermediate_size))
+        self.gate_up_proj = Parameter((experts, 2 * intermediate_size, hidden_size), quantizable=True)
+        self.down_proj = Parameter((experts, hidden_size, intermediate_size), quantizable=True)
 
     def forward(self, step: Step, x: ir.Value, weights: ir.Value, experts: ir.Value) -> ir.Value:
-        graph = step.graph
-        gate_up, down = self.gate_up_proj.value(graph, step.dtype), self.down_proj.value(graph, step.dtype)
-        return EXPERTS(graph, x, weights, experts, gate_up, down, top_k=self.top_k)
+        graph, both = step.graph, (self.gate_up_proj, self.down_proj)
+        first, second = ((*p.values(graph, step.dtype), None, None)[:3] for p in both)
+        inputs = (x, weights, experts, first[0], second[0], *first[1:], *second[1:])
+        forms = {p.quantization for p in both if p.quantization}
+        if not forms:
+            return EXPERTS(graph, *inputs, top_k=self.top_k)
+        (form,) = forms
+        return EXPERTS(graph, *inputs, top_k=self.top_k, bits=form.bits, block=form.block)
 
 
 class MixtureOfExperts(Module):

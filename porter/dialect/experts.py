@@ -1,15 +1,50 @@
 """Experts(x, weights, experts, gate_up, down) {top_k}: every token through its chosen experts, weighted and summed.
 
 x [T, D], weights [T, K] float32, experts [T, K] int64 (distinct in a row), gate_up [E, 2F, D], down [E, D, F] → [T, D].
+With {bits, block} gate_up and down are codes, and four more inputs are the scales and zero points of each, as in
+Dequantize: what a body reads is gathered first and decoded then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import onnx_ir as ir
 
+from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.function import function
 from porter.dialect.swiglu import SWIGLU
 from porter.graph import Graph, cast, element_type, width
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A weight of every expert: numbers [E, N, K], or codes of this many bits with scales and perhaps zero points."""
+
+    values: ir.Value
+    scale: ir.Value | None
+    zero_point: ir.Value | None
+    dtype: ir.DataType
+    bits: int | None
+    block: int | None
+
+    def all(self, graph: Graph) -> ir.Value:
+        """Every expert's numbers [E, N, K]."""
+        return self._numbers(graph, (self.values, self.scale, self.zero_point), width(self.values, 0))
+
+    def at(self, graph: Graph, experts: ir.Value, *front: int) -> ir.Value:
+        """The numbers of some experts [*front, N, K], by an index of the shape `front`; one size may be -1."""
+        parts = (self.values, self.scale, self.zero_point)
+        picked = [None if part is None else graph.op.Gather(part, experts, axis=0) for part in parts]
+        return self._numbers(graph, picked, *front)
+
+    def _numbers(self, graph: Graph, parts: Sequence[ir.Value | None], *front: int) -> Any:
+        if self.bits is None or self.scale is None:
+            return parts[0]
+        shape = (*front, width(self.values, 1), width(self.values, 2) * (8 // self.bits))
+        return cast(graph, DEQUANTIZE(graph, *parts, bits=self.bits, block=self.block, shape=shape), self.dtype)
 
 
 @function("Experts", needs=("Loop", "NonZero"))
@@ -20,8 +55,14 @@ def EXPERTS(
     experts: ir.Value,
     gate_up: ir.Value,
     down: ir.Value,
+    gate_up_scale: ir.Value | None = None,
+    gate_up_zero_point: ir.Value | None = None,
+    down_scale: ir.Value | None = None,
+    down_zero_point: ir.Value | None = None,
     *,
     top_k: int,
+    bits: int | None = None,
+    block: int | None = None,
 ) -> ir.Value:
     """A Loop over the experts that were hit: only their weights are read, only their tokens computed.
 
@@ -29,6 +70,8 @@ def EXPERTS(
     reduction is needed, which some importers drop silently.
     """
     op = graph.op
+    scales = (gate_up_scale, gate_up_zero_point, down_scale, down_zero_point)
+    first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
     active = _active(graph, experts, width(gate_up, 0))
     rounds = op.Squeeze(op.Shape(active))
     start = cast(
@@ -40,9 +83,9 @@ def EXPERTS(
         pairs = op.Transpose(op.NonZero(op.Equal(experts, expert)), perm=[1, 0])  # [n, 2]: token, place in its top k
         token, _ = op.Split(pairs, axis=1, outputs=2)  # [n, 1]
         rows = op.GatherND(x, token)  # [n, D]
-        hidden = op.Gemm(rows, op.Gather(gate_up, expert, axis=0), transB=1)  # [n, 2F]
+        hidden = op.Gemm(rows, first.at(graph, expert), transB=1)  # [n, 2F]
         hidden = SWIGLU(graph, *op.Split(hidden, axis=-1, outputs=2))  # [n, F]
-        result = op.Gemm(hidden, op.Gather(down, expert, axis=0), transB=1)  # [n, D]
+        result = op.Gemm(hidden, second.at(graph, expert), transB=1)  # [n, D]
         share = op.Unsqueeze(op.GatherND(weights, pairs), graph.ints(1))  # [n, 1]
         result = cast(graph, op.Mul(cast(graph, result, ir.DataType.FLOAT), share), element_type(x))
         return [op.Identity(go_on), op.ScatterND(total, token, op.Add(op.GatherND(total, token), result))]
@@ -67,8 +110,10 @@ def gather_few_else_all(
     experts: ir.Value,
     gate_up: ir.Value,
     down: ir.Value,
-    *,
+    *scales: ir.Value | None,
     top_k: int,
+    bits: int | None = None,
+    block: int | None = None,
 ) -> ir.Value:
     """Static shapes only, for front ends without Loop: gathers the weights that each token needs where that reads no
     more than all experts (decode), else multiplies by all of them and keeps what was chosen (prefill).
@@ -76,9 +121,12 @@ def gather_few_else_all(
     op = graph.op
     tokens = op.Gather(op.Shape(x), graph.constant(0, ir.DataType.INT64), axis=0)
     few = op.LessOrEqual(tokens, graph.constant(width(gate_up, 0) // top_k, ir.DataType.INT64))
-    arguments = (graph, x, weights, experts, gate_up, down)
-    then_branch = graph.subgraph([], lambda: [gather_chosen(*arguments, top_k=top_k)])
-    else_branch = graph.subgraph([], lambda: [multiply_all(*arguments, top_k=top_k)])
+
+    def through(body: Callable[..., ir.Value]) -> ir.Graph:
+        inputs = (x, weights, experts, gate_up, down, *scales)
+        return graph.subgraph([], lambda: [body(graph, *inputs, top_k=top_k, bits=bits, block=block)])
+
+    then_branch, else_branch = through(gather_chosen), through(multiply_all)
     return op.If(few, then_branch=then_branch, else_branch=else_branch, outputs=1)
 
 
@@ -90,14 +138,17 @@ def multiply_all(
     experts: ir.Value,
     gate_up: ir.Value,
     down: ir.Value,
-    *,
+    *scales: ir.Value | None,
     top_k: int,
+    bits: int | None = None,
+    block: int | None = None,
 ) -> ir.Value:
     """Every token through every expert. The weights stand on the left, so that none is transposed."""
     op, count = graph.op, width(gate_up, 0)
-    hidden = op.MatMul(gate_up, op.Transpose(x, perm=[1, 0]))  # [E, 2F, T]
+    first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
+    hidden = op.MatMul(first.all(graph), op.Transpose(x, perm=[1, 0]))  # [E, 2F, T]
     hidden = SWIGLU(graph, *op.Split(hidden, axis=1, outputs=2))  # [E, F, T]
-    results = cast(graph, op.MatMul(down, hidden), ir.DataType.FLOAT)  # [E, D, T]
+    results = cast(graph, op.MatMul(second.all(graph), hidden), ir.DataType.FLOAT)  # [E, D, T]
     numbers = graph.constant([[[n]] for n in range(count)], ir.DataType.INT64)  # [E, 1, 1]
     chosen = op.Cast(op.Equal(numbers, experts), to=ir.DataType.FLOAT)  # [E, T, K]
     share = op.ReduceSum(op.Mul(chosen, weights), graph.ints(2), keepdims=0)  # [E, T]
@@ -112,20 +163,36 @@ def gather_chosen(
     experts: ir.Value,
     gate_up: ir.Value,
     down: ir.Value,
-    *,
+    *scales: ir.Value | None,
     top_k: int,
+    bits: int | None = None,
+    block: int | None = None,
 ) -> ir.Value:
     """One copy of an expert's weights per token and choice: T * K of them."""
     op, hidden_size = graph.op, width(down, 1)
+    first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
     chosen = op.Reshape(experts, graph.ints(-1))  # [T*K]
     rows = op.Tile(op.Unsqueeze(x, graph.ints(1)), graph.ints(1, top_k, 1))  # [T, K, D]
     rows = op.Reshape(rows, graph.ints(-1, hidden_size, 1))  # [T*K, D, 1]
-    hidden = op.MatMul(op.Gather(gate_up, chosen, axis=0), rows)  # [T*K, 2F, 1]
+    hidden = op.MatMul(first.at(graph, chosen, -1), rows)  # [T*K, 2F, 1]
     hidden = SWIGLU(graph, *op.Split(hidden, axis=1, outputs=2))  # [T*K, F, 1]
-    results = op.MatMul(op.Gather(down, chosen, axis=0), hidden)  # [T*K, D, 1]
+    results = op.MatMul(second.at(graph, chosen, -1), hidden)  # [T*K, D, 1]
     results = cast(graph, op.Reshape(results, graph.ints(-1, top_k, hidden_size)), ir.DataType.FLOAT)  # [T, K, D]
     results = op.Mul(results, op.Unsqueeze(weights, graph.ints(2)))
     return cast(graph, op.ReduceSum(results, graph.ints(1), keepdims=0), element_type(x))
+
+
+def _stacks(
+    gate_up: ir.Value,
+    down: ir.Value,
+    scales: Sequence[ir.Value | None],
+    dtype: ir.DataType,
+    bits: int | None,
+    block: int | None,
+) -> tuple[Stack, Stack]:
+    first_scale, first_zero, second_scale, second_zero = scales or (None,) * 4
+    first = Stack(gate_up, first_scale, first_zero, dtype, bits, block)
+    return first, Stack(down, second_scale, second_zero, dtype, bits, block)
 
 
 def _active(graph: Graph, experts: ir.Value, count: int) -> ir.Value:

@@ -47,7 +47,8 @@ class Function:
         for p in self._signature():
             if p.kind == p.KEYWORD_ONLY and p.default is p.empty and p.name not in attributes:
                 raise GraphError(f"{self.name} needs the attribute '{p.name}'", f"it has {', '.join(self.attributes)}")
-        if len(inputs) != len(self.inputs):
+        optional = sum(p.default is not p.empty for p in self._signature() if p.kind == p.POSITIONAL_OR_KEYWORD)
+        if not len(self.inputs) - optional <= len(inputs) <= len(self.inputs):
             expected = ", ".join(self.inputs)
             raise GraphError(f"{self.name} takes {len(self.inputs)} inputs, not {len(inputs)}", f"in order: {expected}")
         return graph.call(self.name, inputs, [self._result_type(r, inputs) for r in self.results], attributes)

@@ -57,30 +57,28 @@ def _connected(jobs: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    named, quiet = os.environ.get("RAY_ADDRESS"), {"logging_level": "ERROR", "log_to_driver": False}
-    if named:
-        _join(named, quiet)
-    else:
-        ray.init(address="local", num_cpus=jobs or cores(), include_dashboard=False, **quiet)
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    where = "on this machine" if address == "local" else f"at RAY_ADDRESS '{address}'"
+    own = {"num_cpus": jobs or cores(), "include_dashboard": False} if address == "local" else {}
+    try:
+        _check_answers(address)
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        raise PortError(
+            f"there is no Ray {where}: {_first_line(error)}",
+            "set RAY_ADDRESS to host:port of a cluster's head, or unset it to run Ray on this machine",
+        ) from None
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _join(address: str, quiet: dict[str, Any]) -> None:
-    try:
-        if address != "auto":
-            host, _, port = address.rpartition(":")
-            socket.create_connection(
-                (host.strip("[]"), int(port)), SECONDS_TO_ANSWER
-            ).close()  # Ray would wait for ever
-        ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise PortError(
-            f"the Ray cluster at RAY_ADDRESS '{address}' cannot be joined: {_first_line(error)}",
-            "set RAY_ADDRESS to host:port of its head, or unset it to run Ray on this machine",
-        ) from None
+def _check_answers(address: str) -> None:
+    """Raises what a socket raises where nobody listens: Ray itself would wait for ten minutes and more."""
+    if address not in {"local", "auto"}:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
 def _cores_of_a_node() -> int:

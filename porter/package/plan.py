@@ -16,7 +16,13 @@ from porter.weights import Piece, Weight
 
 SHARD_BYTES = 4 * 2**30
 DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-SAFETENSORS = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16", ir.DataType.BFLOAT16: "BF16"}
+SAFETENSORS = {
+    ir.DataType.FLOAT: "F32",
+    ir.DataType.FLOAT16: "F16",
+    ir.DataType.BFLOAT16: "BF16",
+    ir.DataType.INT8: "I8",
+    ir.DataType.UINT8: "U8",
+}
 
 
 @dataclass(frozen=True)

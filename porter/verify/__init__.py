@@ -43,7 +43,7 @@ def verify(
     verifier = _verifier(public_key, levels)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
-    model = understand(against, port.manifest.get("attention") or "auto")
+    model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
     found: list[Level] = []
     closeness: Closeness | None = None
@@ -107,13 +107,19 @@ def _semantics(
         return Level("semantics", (check,)), None, []
     stories = _stories(model, tokens)
     watch("loading the original (transformers)")
+    from porter.verify.load import read_checkpoint
     from porter.verify.original import Original
+    from porter.verify.own_weights import check_codes, own_weights
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort, PortSession
 
-    exact, own = Original(against, "float64"), Original(against, "float32")
     checks: list[Check] = []
     notes: list[str] = []
+    if port.quantization is not None:
+        checks.append(check_codes(port, model, read_checkpoint(against)[1]))
+        notes.append(f"the original was given what the {port.quantization} codes mean: what they cost is not seen here")
+    override = own_weights(port, model)
+    exact, own = Original(against, "float64", override), Original(against, "float32", override)
     try:
         watch("loading the port (ONNX Runtime)")
         forced, free = PortSession(port, model, forced=True), PortSession(port, model, forced=False)

@@ -17,6 +17,7 @@ from porter.errors import ParityError
 from porter.verify.load import build_model, read_checkpoint
 from porter.verify.precision import float64_throughout
 from porter.verify.routing import Routing
+from porter.verify.stored import Tensors
 
 Precision = Literal["float64", "float32"]
 
@@ -51,11 +52,15 @@ class Past:
 
 
 class Original:
-    """A checkpoint loaded into transformers' own class, with eager attention and eager experts."""
+    """A checkpoint loaded into transformers' own class, with eager attention and eager experts.
 
-    def __init__(self, folder: Path, precision: Precision) -> None:
+    `override` are tensors that stand in for the checkpoint's own of the same names: what a quantized port has.
+    """
+
+    def __init__(self, folder: Path, precision: Precision, override: Tensors | None = None) -> None:
         self._precision = precision
         config, tensors = read_checkpoint(folder)
+        tensors |= override or {}
         with self._arithmetic():
             self._model = build_model(config, tensors, getattr(torch, precision))
         self._decoder = self._model.base_model.layers

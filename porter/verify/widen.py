@@ -41,9 +41,9 @@ def widen(model: ir.Model) -> None:
 
 
 def wide_weights(model: Model) -> tuple[list[str], list[ort.OrtValue]]:
-    """Every weight in float32, by the same rules as the port's own."""
+    """Every weight in float32, by the same rules as the port's own; those stored as codes stay the port's."""
     names, values = [], []
-    for weight in model.binding.weights:
+    for weight in (w for w in model.binding.weights if w.parameter.quantization is None):
         parts = [c.reshape(-1) for c in chunks(weight, model.source, np.dtype(np.float32))]
         names.append(weight.parameter.name)
         values.append(ort.OrtValue.ortvalue_from_numpy(np.concatenate(parts).reshape(weight.parameter.shape)))

@@ -125,10 +125,10 @@ def test_a_cluster_that_is_there_is_joined(
     assert ray.cluster_resources()["CPU"] == 2, "it goes on without us"
 
 
-@pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense", "auto:"])
+@pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense", "127.0.0.1:99999"])
 def test_a_cluster_that_does_not_answer(nowhere: str, deepseek: Path, tmp_path: Path) -> None:
     refusal = on_ray(deepseek, tmp_path / NAME, {"RAY_ADDRESS": nowhere}).refusal()
-    assert f"the Ray cluster at RAY_ADDRESS '{nowhere}' cannot be joined" in refusal
+    assert f"there is no Ray at RAY_ADDRESS '{nowhere}'" in refusal
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,106 @@
+"""The weights that a quantized port means, decoded from its own codes, under the checkpoint's names.
+
+With them in its place, the original is what the port must compute to the last bit of float32; what the quantization
+costs is another question. Read and decoded without porter's own code for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from porter.errors import ParityError
+from porter.manifest import Port
+from porter.model import Model
+from porter.verify.report import Check
+from porter.verify.stored import Tensors
+from porter.weights import Weight
+
+HALF_A_STEP = 0.5 + 2.0**-14  # codes reach 127, and dividing and multiplying by the scale rounds in float32
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A quantized weight: its numbers, and the step between two codes at each of them, float32 [..., K]."""
+
+    numbers: torch.Tensor
+    steps: torch.Tensor
+
+
+def own_weights(port: Port, model: Model) -> Tensors:
+    """The checkpoint's tensors that are stored as codes, float32, as the codes and scales in the port's files say.
+
+    Empty for a port without any. Raises ParityError where they cannot be read.
+    """
+    return {name: part.numbers for name, part in _by_source(port, model)}
+
+
+def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -> Check:
+    """Whether every code is the nearest there is: no number of the port is more than half a step off the checkpoint's.
+
+    `tensors` are the checkpoint's, by name. Raises ParityError where the port's cannot be read.
+    """
+    worst, where = 0.0, ""
+    for name, part in _by_source(port, model):
+        off = (part.numbers.double() - tensors[name].double()).abs() / part.steps.double().abs()
+        largest = float(off.nan_to_num(nan=math.inf).max())
+        if largest > worst:
+            worst, where = largest, name
+    return Check.at_most("steps from a number to its code", worst, HALF_A_STEP, where and f"worst in {where}")
+
+
+def _by_source(port: Port, model: Model) -> Iterator[tuple[str, Decoded]]:
+    """Each source tensor of a quantized weight: the weight's rows go back to where they came from."""
+    files = _files(port)
+    for weight in model.binding.weights:
+        if weight.parameter.quantization is None:
+            continue
+        whole, at = _decode(weight, files), 0
+        columns = weight.parameter.shape[-1]
+        numbers, steps = whole.numbers.reshape(-1, columns), whole.steps.reshape(-1, columns)
+        for piece in weight.pieces:
+            rows = slice(at, at + piece.size // columns)
+            at = rows.stop
+            yield piece.source, Decoded(numbers[rows].reshape(piece.shape), steps[rows].reshape(piece.shape))
+
+
+def _files(port: Port) -> dict[str, Path]:
+    """Which of the port's files holds which tensor."""
+    found: dict[str, Path] = {}
+    for entry in port.manifest["weights"]:
+        with _opened(port.folder / entry["file"]) as file:
+            found |= dict.fromkeys(file.keys(), port.folder / entry["file"])
+    return found
+
+
+def _decode(weight: Weight, files: Mapping[str, Path]) -> Decoded:
+    form, name, shape = weight.parameter.quantization, weight.parameter.name, weight.parameter.shape
+    assert form is not None
+    codes, scale = (_read(files, name + suffix) for suffix in ("", "_scale"))
+    if form.bits == 8:
+        steps = scale.unsqueeze(-1).expand(shape)
+        return Decoded(codes.float() * steps, steps)
+    pairs = torch.stack([codes.bitwise_and(15), codes.bitwise_right_shift(4)], dim=-1)
+    zero = torch.full_like(scale, 8) if form.symmetric else _read(files, name + "_zero_point").float()
+    spread = [t.repeat_interleave(shape[-1] // t.shape[-1], dim=-1) for t in (zero, scale)]
+    return Decoded((pairs.reshape(shape).float() - spread[0]) * spread[1], spread[1])
+
+
+def _read(files: Mapping[str, Path], name: str) -> torch.Tensor:
+    if name not in files:
+        raise ParityError(f"no file of the port holds '{name}'", "convert the checkpoint again")
+    with _opened(files[name]) as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+
+def _opened(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as cause:
+        raise ParityError(f"{path.name} cannot be read: {cause}", "convert the checkpoint again") from cause
