@@ -45,7 +45,7 @@ OPTIONS = {
     "verify": {
         "PORT": ("Path", MUST),
         "--against": ("Path", MUST),
-        "--level": ("weights|semantics|all", "all"),
+        "--level": ("weights|semantics|dtype|distribution|all", "all"),
         "--tokens": ("int", 8),
         JSON: ("bool", False),
     },
@@ -111,7 +111,7 @@ def test_without_arguments_it_explains_itself(given: list[str]) -> None:
         (["convert", "x", "y", "--target", "t", "-o", "z"], "unexpected extra argument"),
         (["convert", "x", "--target", "t", "-o", "z", "--dtype", "float64"], "'float64' is not one of"),
         (["verify", "x"], "Missing option '--against'"),
-        (["verify", "x", "--against", "y", "--level", "dtype"], "'dtype' is not one of"),
+        (["verify", "x", "--against", "y", "--level", "bytes"], "'bytes' is not one of"),
         (["verify", "x", "--against", "y", "--tokens", "0"], "--tokens"),
         (["verify", "x", "--against", "y", "--tokens", "513"], "--tokens"),
         (["inspect", "--jsno"], "No such option: --jsno"),
@@ -153,7 +153,7 @@ def test_the_document_of_a_conversion(llama: Path, tmp_path: Path) -> None:
 
 def test_the_document_of_a_verification(llama: Path, llama_port: Path) -> None:
     found = run("verify", llama_port, "--against", llama, "--tokens", 2, JSON).json()
-    assert [level["name"] for level in found["levels"]] == ["weights", "semantics"]
+    assert [level["name"] for level in found["levels"]] == ["weights", "semantics", "dtype", "distribution"]
     for level in found["levels"]:
         assert level["status"] == "pass"
         assert all({"name", "value", "limit", "status"} <= {*check} for check in level["checks"])
