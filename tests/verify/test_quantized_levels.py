@@ -19,10 +19,9 @@ def cost(found: dict[str, Any], side: str = "port") -> float:
     return float(found["cost: KL mean"][side])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_codes_are_no_error_of_the_port_but_cost_something(dtype: str, tmp_path: Path) -> None:
-    costs = []
-    for quantize in ("none", "int8", "int4:32"):
+def test_the_codes_are_no_error_of_the_port_but_cost_something(tmp_path: Path) -> None:
+    dtype, costs = "bfloat16", []
+    for quantize in ("none", "int4:32"):
         port = tmp_path / quantize
         convert(CHECKPOINT, TARGET[dtype], port, dtype=dtype, quantize=quantize)
         document = report(port, CHECKPOINT, "distribution")
@@ -33,8 +32,7 @@ def test_the_codes_are_no_error_of_the_port_but_cost_something(dtype: str, tmp_p
             cost(found, "original"), rel=1
         )  # an original with the same codes pays alike
         costs.append(cost(found))
-    assert costs == sorted(costs)
-    assert costs[2] > max(5e-3, 10 * costs[0])
+    assert costs[1] > max(5e-3, 10 * costs[0])
     assert found["cost: perplexity ratio"]["value"] > 1.001
 
 
