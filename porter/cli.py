@@ -46,6 +46,13 @@ class Weights(StrEnum):
     reference = "reference"
 
 
+class ExecutorName(StrEnum):
+    """Who writes the weight files."""
+
+    local = "local"
+    ray = "ray"
+
+
 class LevelName(StrEnum):
     """How deep to verify."""
 
@@ -94,9 +101,21 @@ def convert(
             "default; symmetric, or :asymmetric behind it)."
         ),
     ] = "none",
+    shard_size: Annotated[
+        str,
+        typer.Option(
+            "--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."
+        ),
+    ] = "4GiB",
+    executor: Annotated[
+        ExecutorName, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
+    ] = ExecutorName.local,
     digests: Annotated[
         bool, typer.Option("--digests", help="Take the digests of referenced shards now, not at the first verify.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign the port with this private key: an elliptic curve's, PEM.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a port that is there.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Threads that read, cast and write; all cores.")] = None,
     dry_run: Annotated[
@@ -118,7 +137,10 @@ def convert(
             frontend=frontend,
             weights=weights,
             quantize=quantize,
+            shard_size=shard_size,
+            executor=executor,
             digests=digests,
+            sign=sign,
             force=force,
             jobs=jobs,
             dry_run=dry_run,
@@ -139,6 +161,10 @@ def verify(
             help="weights: bytes only; semantics: the gate that decides; dtype, distribution: what the dtype costs."
         ),
     ] = LevelName.all,
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", metavar="PUB", help="Check the port's signature, too; a port without one fails."),
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")] = 8,
     as_json: Json = False,
 ) -> None:
@@ -149,7 +175,7 @@ def verify(
 
     levels = story.LEVELS if level is LevelName.all else (str(level),)
     with progress(quiet=as_json) as watch:
-        report = story.verify(port, against, levels=levels, tokens=tokens, watch=watch)
+        report = story.verify(port, against, levels=levels, public_key=public_key, tokens=tokens, watch=watch)
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
     raise typer.Exit(report.exit_code)
 

@@ -70,6 +70,7 @@ def print_conversion(result: Mapping[str, Any]) -> None:
         _print_foreseen(result)
         return
     graph, lowering = result["graphs"][0], result["lowering"]
+    signed = {"signature": result["signature"]} if result["signature"] else {}
     print_pairs(
         f"port: {escape(result['port'])}",
         {
@@ -81,6 +82,7 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
             "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
             "source tensors left out": result["dropped"],
+            **signed,
             "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
         },
     )
@@ -219,6 +221,8 @@ def print_inspection(result: Mapping[str, Any]) -> None:
         "cache": f"{result['cache_bytes_per_token_per_layer']} bytes per token and layer",
     }
     if result["kind"] == "checkpoint":
+        if result["quantization"]:
+            facts["quantization"] = result["quantization"]
         facts["positions"] = result["max_positions"]
         facts["tensors left out"] = result["dropped"]
     else:

@@ -25,19 +25,21 @@ FLOORS = """
 5  render
 4  inspect verify
 4  catalogue port
+3  executors sign
 3  manifest recipe
 3  order
 3  census model package passes
 2  families target
 1  weights
 1  source
-1  blocks cast fp8
+1  formats
+1  blocks cast
 1  checkpoint
 0  dialect
 0  graph
 0  schema
 0  quantize
-0  errors
+0  behind errors
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
@@ -67,10 +69,12 @@ DOORS = {
     "safetensors": {"verify"},
     "huggingface_hub": {"verify"},
     "google": {"verify"},
+    "ray": {"executors"},
+    "model_signing": {"sign"},
 }
 # Blocks speak of onnx-ir's values and types; what makes nodes and tensors of them is porter.graph.
 BLOCKS_MAY_NAME = {"Value", "DataType", "Graph"}
-HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "onnx_ir"}
+HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "ray"}
 
 
 @cache

@@ -35,8 +35,11 @@ OPTIONS = {
         "--attention": ("auto|absorbed|expanded", "auto"),
         "--frontend": ("str | None", None),
         "--weights": ("copy|reference", "copy"),
+        "--shard-size": ("str", "4GiB"),
+        "--executor": ("local|ray", "local"),
         "--quantize": ("str", "none"),
         "--digests": ("bool", False),
+        "--sign": ("pathlib.Path | None", None),
         "--force": ("bool", False),
         "--jobs": ("int | None", None),
         "--dry-run": ("bool", False),
@@ -46,6 +49,7 @@ OPTIONS = {
         "PORT": ("Path", MUST),
         "--against": ("Path", MUST),
         "--level": ("weights|semantics|dtype|distribution|all", "all"),
+        "--public-key": ("pathlib.Path | None", None),
         "--tokens": ("int", 8),
         JSON: ("bool", False),
     },
@@ -110,6 +114,7 @@ def test_without_arguments_it_explains_itself(given: list[str]) -> None:
         (["convert", "x", "-o", "z"], "Missing option '--target'"),
         (["convert", "x", "y", "--target", "t", "-o", "z"], "unexpected extra argument"),
         (["convert", "x", "--target", "t", "-o", "z", "--dtype", "float64"], "'float64' is not one of"),
+        (["convert", "x", "--target", "t", "-o", "z", "--executor", "dask"], "'dask' is not one of"),
         (["verify", "x"], "Missing option '--against'"),
         (["verify", "x", "--against", "y", "--level", "bytes"], "'bytes' is not one of"),
         (["verify", "x", "--against", "y", "--tokens", "0"], "--tokens"),
@@ -226,7 +231,7 @@ def test_an_interrupt_ends_with_130(json_too: list[str], monkeypatch: pytest.Mon
 def test_an_interrupt_before_anything_is_finished_leaves_nothing(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("porter.port.write_weights", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("porter.executors.local.write_weights", raising(KeyboardInterrupt()))
     found = run("convert", llama, "--target", "onnxruntime-cpu", "-o", tmp_path / "deep" / "port", JSON)
     assert (found.code, found.err) == (130, "interrupted\n")
     assert list(tmp_path.iterdir()) == []
@@ -334,10 +339,12 @@ def test_control_c_ends_a_true_process_with_130(llama: Path, tmp_path: Path) -> 
     program = (
         "import sys, time, porter.port\n"
         "from porter.cli import main\n"
-        "def write(*_, **__):\n"
+        "def write(*_, count, **__):\n"
         "    print('begun', file=sys.stderr, flush=True)\n"
-        "    time.sleep(60)\n"
-        "porter.port.write_weights = write\n"
+        "    while True:\n"
+        "        count(0)\n"
+        "        time.sleep(0.01)\n"
+        "porter.executors.local.write_weights = write\n"
         "main(sys.argv[1:])\n"
     )
     given = ["convert", llama, "--target", "onnxruntime-cpu", "-o", tmp_path / "port", JSON]

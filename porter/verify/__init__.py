@@ -14,6 +14,7 @@ from porter.census import census
 from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
+from porter.sign import Verifier
 from porter.verify.report import Check, Closeness, Level, ParityReport
 
 if TYPE_CHECKING:
@@ -31,15 +32,18 @@ def verify(
     against: Path,
     *,
     levels: Sequence[str] = LEVELS,
+    public_key: Path | None = None,
     tokens: int = 8,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
-    """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily.
+    """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
+    its signature must hold, too.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
+    verifier = _verifier(public_key, levels)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
@@ -50,8 +54,10 @@ def verify(
     if "weights" in levels:
         from porter.verify.weights import check_weights
 
+        signed = _signature(port, verifier, watch) if verifier else ()
         watch("comparing weights")
-        found.append(check_weights(port, model))
+        level = check_weights(port, model)
+        found.append(Level(level.name, (*signed, *level.checks)))
     if run := [level for level in levels if level != "weights"]:
         if harm := _unfit(port, model, run):
             found += harm
@@ -74,6 +80,18 @@ def verify(
         seconds=time.monotonic() - begun,
         notes=tuple(notes),
     )
+
+
+def _verifier(public_key: Path | None, levels: Sequence[str]) -> Verifier | None:
+    if public_key and "weights" not in levels:
+        raise ParityError("the signature is checked at the weights level", "use --level weights or all")
+    return Verifier(public_key) if public_key else None
+
+
+def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
+    watch("checking the signature")
+    flaws = verifier.flaws(port.folder, port.manifest)
+    return (Check.at_most("flaws of the signature", len(flaws), 0, ", ".join(flaws[:5])),)
 
 
 def _check_related(port: Port, model: Model) -> None:
