@@ -93,8 +93,10 @@ class Quantization:
         """The arrays of `tensors` for rows that are codes of this form already, so that nothing is rounded twice.
 
         `values` [..., K] are uint8 or int8, `scales` and `zeros` (None is all 0) [..., blocks]. None where a number is
-        farther from its zero point than this form reaches.
+        farther from its zero point than this form reaches, or a scale is not finite.
         """
+        if not np.isfinite(scales).all():
+            return None
         if not self.symmetric:
             assert zeros is not None
             shift = np.uint8(ZERO if values.dtype == np.int8 else 0)

@@ -178,7 +178,8 @@ def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dty
             yield (rows,)
     elif source.form(piece.source) == form:
         for codes in source.codes(read, piece.source, *piece.rows, FLOAT32.itemsize):
-            kept = form.keep(codes.values, codes.scales, codes.zeros)
+            in_order = codes.order is None  # config.json need not say that groups are no neighbours
+            kept = form.keep(codes.values, codes.scales, codes.zeros) if in_order else None
             yield form.encode(decode(codes, FLOAT32, piece.source), piece.source) if kept is None else kept
     else:
         for rows in source.rows(read, piece.source, *piece.rows, FLOAT32):

@@ -57,7 +57,7 @@ class PackedWeight:
 
     @property
     def form(self) -> Quantization | None:
-        block = None if self.group >= self.shape[1] else self.group
+        block = None if self.bits == 8 and self.group >= self.shape[1] else self.group
         return None if self.ordered else Quantization(self.bits, block, not self.zeros)
 
     def codes(self, read: Read, start: int, stop: int) -> Codes:

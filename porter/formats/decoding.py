@@ -26,7 +26,8 @@ def decode(codes: Codes, dtype: np.dtype, name: str) -> np.ndarray:
         strip = slice(begin, min(begin + step, rows))
         part = result[strip] if dtype == np.float32 else wide[: strip.stop - begin]
         _widen(codes.values[strip], part)
-        _scale(part, codes, strip)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so, for the cast to judge
+            _scale(part, codes, strip)
         if dtype != np.float32:
             cast_into(result[strip], part, name)
     return result

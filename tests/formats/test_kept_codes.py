@@ -12,6 +12,7 @@ import packing
 import pytest
 
 from porter.blocks.module import Parameter
+from porter.errors import FamilyError
 from porter.quantize import Quantization
 from porter.source import Ledger, Source
 from porter.weights import Piece, Weight, content
@@ -86,3 +87,28 @@ def test_a_code_that_is_out_of_reach_is_encoded_once_more(numbers: np.ndarray, t
     found = means(form, stored(tmp_path, made, config, form))
     assert not np.array_equal(found, made[1][8:40])
     assert np.abs(found - made[1][8:40]).max() <= np.abs(made[1]).max() / 15 + 1e-6
+
+
+def test_groups_that_are_no_neighbours_are_encoded_once_more(numbers: np.ndarray, tmp_path: Path) -> None:
+    """Such as config.json does not tell of: AutoGPTQ writes a g_idx whether or not `desc_act` is on."""
+    config, _, form = CASES["gptq"]
+    made = packing.gptq(numbers, group=32, scattered=True)
+    wanted = Quantization(4, 32, True).encode(made[1][8:40], "w")
+    for found, part in zip(stored(tmp_path, made, config, form), wanted, strict=True):
+        np.testing.assert_array_equal(found, part)
+
+
+def test_whole_rows_are_one_block_where_they_are_as_long(tmp_path: Path) -> None:
+    made = packing.packed(np.ones((48, 128), np.float32), group=128)
+    config = packing.compressed("pack-quantized", num_bits=4, strategy="channel")
+    tensors = {f"w.{end}": array for end, array in made[0].items()}
+    assert Source(packing.write(tmp_path, tensors, config)).form("w.weight") == Quantization.parse("int4:128")
+
+
+@pytest.mark.parametrize("scale", [np.inf, np.nan])
+def test_a_scale_that_is_not_finite_is_no_code(numbers: np.ndarray, scale: float, tmp_path: Path) -> None:
+    config, pack, form = CASES["int8"]
+    made = pack(numbers)
+    made[0]["weight_scale"][20] = scale
+    with pytest.raises(FamilyError, match="not finite"):
+        stored(tmp_path, made, config, form)
