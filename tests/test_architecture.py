@@ -25,7 +25,8 @@ FLOORS = """
 5  render
 4  inspect verify
 4  catalogue port
-3  executors manifest recipe
+3  executors sign
+3  manifest recipe
 3  order
 3  census model package passes
 2  families target
@@ -69,6 +70,7 @@ DOORS = {
     "huggingface_hub": {"verify"},
     "google": {"verify"},
     "ray": {"executors"},
+    "model_signing": {"sign"},
 }
 # Blocks speak of onnx-ir's values and types; what makes nodes and tensors of them is porter.graph.
 BLOCKS_MAY_NAME = {"Value", "DataType", "Graph"}
