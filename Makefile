@@ -33,7 +33,8 @@ check: $(READY)  ## lint, format, strict types
 
 bench: $(READY)  ## ratios beside a reference, in one run
 	$(BIN)/python benchmarks/experts.py
-	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/convert.py --small
+	$(BIN)/python benchmarks/deepseek_v3_folder.py
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

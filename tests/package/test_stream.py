@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from porter import source as reading
+from porter.behind import Behind
 from porter.blocks.module import Parameter
 from porter.checkpoint import Checkpoint, open_checkpoint
 from porter.errors import PortError
@@ -95,6 +96,14 @@ def test_every_source_range_has_its_digest(tmp_path: Path, planned: PlannedFile,
     b = checkpoint.read("b")
     ranges = {"a": checkpoint.read("a"), "b[3:13]": b[3:13], "b[20:30]": b[20:30], "c": checkpoint.read("c")}
     assert entry["source"] == {name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in ranges.items()}
+
+
+def test_what_is_being_digested_cannot_be_changed(checkpoint: Checkpoint) -> None:
+    behind = Behind()
+    rows = reading.Ledger(checkpoint, behind).read("a", 0, 3)
+    with pytest.raises(ValueError, match="read-only"):
+        rows += 1
+    behind.end()
 
 
 def stop_after(nbytes: int) -> Callable[[int], None]:
