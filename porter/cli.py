@@ -58,6 +58,8 @@ class LevelName(StrEnum):
 
     weights = "weights"
     semantics = "semantics"
+    dtype = "dtype"
+    distribution = "distribution"
     all = "all"
 
 
@@ -154,7 +156,10 @@ def verify(
     port: Annotated[Path, typer.Argument(help="A port folder.")],
     against: Annotated[Path, typer.Option("--against", help="The checkpoint that it was made from.")],
     level: Annotated[
-        LevelName, typer.Option(help="weights: bytes only; semantics: the gate that decides.")
+        LevelName,
+        typer.Option(
+            help="weights: bytes only; semantics: the gate that decides; dtype, distribution: what the dtype costs."
+        ),
     ] = LevelName.all,
     public_key: Annotated[
         Path | None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import resource
 import sys
 import time
@@ -167,6 +169,7 @@ def _foreseen(work: Work, to: Destination, graph_bytes: int, jobs: int) -> dict[
         "free_bytes": free,
         "fits": free >= needed,
         "peak_memory_bytes": _peak() + memory_needed(len(work.files), jobs),
+        "peak_rss_bytes": _peak(),
     }
 
 
@@ -196,6 +199,9 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
 
 
 def _peak() -> int:
-    """The most memory that this process has held so far."""
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    """The most memory that this process has held so far, in bytes."""
+    with contextlib.suppress(OSError):
+        if found := re.search(rb"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_bytes(), re.MULTILINE):
+            return int(found[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB but there
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale  # on Linux it begins with that of the parent

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 WEIGHTS = "weights-00001-of-00001.safetensors"
-KINDS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+KINDS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I8": np.int8, "U8": np.uint8}
 
 
 @contextmanager

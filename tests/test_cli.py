@@ -37,6 +37,7 @@ OPTIONS = {
         "--weights": ("copy|reference", "copy"),
         "--shard-size": ("str", "4GiB"),
         "--executor": ("local|ray", "local"),
+        "--quantize": ("str", "none"),
         "--digests": ("bool", False),
         "--sign": ("pathlib.Path | None", None),
         "--force": ("bool", False),

@@ -1,7 +1,7 @@
 """Dequantize(codes, scale, zero_point) {bits, block, shape}: the numbers that codes mean, float32 of this shape.
 
-With 8 bits the codes are int8 [..., K] and the scale is float32 [...]. With 4 the codes are uint8 [..., K / 2], two to a
-byte with the earlier one in the low half; scale is float32 and zero_point uint8 [..., K / block], 8 where it is left
+With 8 bits the codes are int8 [..., K] and the scale is float32 [...]. With 4 the codes are uint8 [..., K / 2], two to
+a byte with the earlier one in the low half; scale is float32 and zero_point uint8 [..., K / block], 8 where it is left
 out. `shape` is [..., K]; as in Reshape, one of its sizes may be -1.
 """
 
@@ -31,11 +31,18 @@ def DEQUANTIZE(
 ) -> ir.Value:
     """(code - zero point) * scale, the product in float32: what ONNX says of DequantizeLinear, word for word.
 
-    So a matrix of int8 is that operator; the weight stays as small as it is, since no runtime folds it away.
+    So a matrix of int8 is that operator, and blocks are the rows of another. ONNX Runtime does not fold it away:
+    what it holds in memory are bytes.
     """
+    op = graph.op
     if block is None and len(shape) == 2:
-        return graph.op.DequantizeLinear(codes, scale, axis=0)
-    return in_arithmetic(graph, codes, scale, zero_point, bits=bits, block=block, shape=shape)
+        return op.DequantizeLinear(codes, scale, axis=0)
+    if bits == 4:
+        symmetric = zero_point is None
+        codes = _unpacked(graph, codes, symmetric, ir.DataType.INT8 if symmetric else ir.DataType.UINT8)
+    zeros = [] if zero_point is None else [op.Reshape(zero_point, graph.ints(-1))]
+    rows, scales = op.Reshape(codes, graph.ints(-1, block or shape[-1])), op.Reshape(scale, graph.ints(-1))
+    return op.Reshape(op.DequantizeLinear(rows, scales, *zeros, axis=0), graph.ints(*shape))
 
 
 @DEQUANTIZE.alternative()
@@ -50,22 +57,21 @@ def in_arithmetic(
     shape: Sequence[int],
 ) -> ir.Value:
     """In float32, where every code is exact: integer arithmetic on bytes is what front ends lack."""
-    op, wide = graph.op, cast(graph, codes, FLOAT)
-    if bits == 4:
-        wide = _unpacked(graph, _column(graph, wide))
-    wide = op.Reshape(wide, graph.ints(-1, block or shape[-1]))  # [blocks, together]
-    if bits == 4:
-        zero = graph.constant(ZERO, FLOAT) if zero_point is None else _column(graph, cast(graph, zero_point, FLOAT))
-        wide = op.Sub(wide, zero)
-    return op.Reshape(op.Mul(wide, _column(graph, scale)), graph.ints(*shape))
+    op = graph.op
+    numbers = cast(graph, codes, FLOAT) if bits == 8 else _unpacked(graph, codes, zero_point is None, FLOAT)
+    numbers = op.Reshape(numbers, graph.ints(-1, block or shape[-1]))  # those that share a scale
+    if zero_point is not None:
+        numbers = op.Sub(numbers, _column(graph, cast(graph, zero_point, FLOAT)))
+    return op.Reshape(op.Mul(numbers, _column(graph, scale)), graph.ints(*shape))
 
 
-def _unpacked(graph: Graph, pairs: ir.Value) -> ir.Value:
-    """Bytes [n, 1] as two numbers each [n, 2]; neither shifts nor masks, which few front ends take."""
-    op, sixteen = graph.op, graph.constant(16, FLOAT)
-    high = op.Floor(op.Div(pairs, sixteen))
-    low = op.Sub(pairs, op.Mul(high, sixteen))
-    return op.Concat(low, high, axis=1)
+def _unpacked(graph: Graph, codes: ir.Value, symmetric: bool, dtype: ir.DataType) -> ir.Value:
+    """Bytes [...] as the two codes that each of them holds [..., 2], looked up, since few front ends shift or mask;
+    symmetric ones less their zero point.
+    """
+    zero = ZERO if symmetric else 0
+    pairs = [[byte % 16 - zero, byte // 16 - zero] for byte in range(256)]
+    return graph.op.Gather(graph.constant(pairs, dtype), graph.op.Cast(codes, to=ir.DataType.INT32), axis=0)
 
 
 def _column(graph: Graph, value: ir.Value) -> ir.Value:

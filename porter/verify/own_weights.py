@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from porter.errors import ParityError
 from porter.manifest import Port
 from porter.model import Model
+from porter.package.files import CHECKPOINT
 from porter.verify.report import Check
 from porter.verify.stored import Tensors
 from porter.weights import Weight
@@ -70,9 +71,9 @@ def _by_source(port: Port, model: Model) -> Iterator[tuple[str, Decoded]]:
 
 
 def _files(port: Port) -> dict[str, Path]:
-    """Which of the port's files holds which tensor."""
+    """Which of the port's own files holds which tensor; a shard of the checkpoint has tensors of the same names."""
     found: dict[str, Path] = {}
-    for entry in port.manifest["weights"]:
+    for entry in (e for e in port.manifest["weights"] if e.get("of") != CHECKPOINT):
         with _opened(port.folder / entry["file"]) as file:
             found |= dict.fromkeys(file.keys(), port.folder / entry["file"])
     return found

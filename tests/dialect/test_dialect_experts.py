@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx_run import TOLERANCE, compute, error, normals
+from onnx_run import TOLERANCE, compute, error, lowered, model_of, normals
 
-from porter.dialect import EXPERTS
+from porter.dialect import DEQUANTIZE, EXPERTS
 from porter.dialect.experts import gather_chosen, gather_few_else_all, multiply_all
-from porter.graph import Graph
+from porter.graph import Graph, all_nodes
+from porter.quantize import FORMS
 
 LOOP = EXPERTS.bodies[0].build
 BODIES = {"loop": LOOP, "few or all": gather_few_else_all, "all": multiply_all, "few": gather_chosen}
@@ -115,3 +117,75 @@ def test_shares_are_applied_in_float32(body: str) -> None:
     gate_up = np.array([[[50], [40]]], np.float16)
     got = computed(body, [x, np.array([[1.0004]], np.float32), np.array([[0]]), gate_up, down])
     assert got.item() == 2001
+
+
+# ------------------------------------------------------------------------------ experts that are codes
+
+WIDE = Sizes(5, 256, 128, 9, 2)  # gate_up in rows of two blocks or more, down in rows of one at least
+Build = Callable[..., ir.Value]
+
+
+def quantized(form: str, given: Tensors) -> tuple[Build, Tensors]:
+    """The same experts as codes: what calls a body with them, and the arrays it takes in."""
+    first, second = (FORMS[form].encode(w, "w") for w in given[3:])
+    arrays = [*given[:3], first[0], second[0], *first[1:], *second[1:]]
+
+    def call(body: Build) -> Build:
+        def build(graph: Graph, x: ir.Value, *inputs: ir.Value) -> ir.Value:
+            count = len(first) - 1  # of scales and zero points
+            rest = [*inputs[4:][:count], None, *inputs[4:][count:], None] if count == 1 else inputs[4:]
+            options = {"top_k": given[2].shape[1], "bits": FORMS[form].bits, "block": FORMS[form].block}
+            result = body(graph, x, *inputs[:4], *rest, **options)
+            result.shape = x.shape
+            return result
+
+        return build
+
+    return call, arrays
+
+
+def meaning(form: str, given: Tensors) -> Tensors:
+    """The same experts as the numbers that their codes mean."""
+
+    def decode(weight: np.ndarray) -> np.ndarray:
+        def build(graph: Graph, *parts: ir.Value) -> ir.Value:
+            return DEQUANTIZE(graph, *parts, bits=FORMS[form].bits, block=FORMS[form].block, shape=weight.shape)
+
+        return np.asarray(compute(build, *FORMS[form].encode(weight, "w")))
+
+    return [*given[:3], *map(decode, given[3:])]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("body", BODIES)
+def test_experts_as_codes_are_the_numbers_that_these_mean(body: str, form: str) -> None:
+    given = tensors("float32", WIDE)
+    call, arrays = quantized(form, given)
+    got = compute(call(BODIES[body]), *arrays)
+    assert error(got, mixture(meaning(form, given))) < 1e-6
+    assert error(got, mixture(given)) > 1e-4  # and not those that they were made of
+
+
+@pytest.mark.parametrize("form", ["int8", "int4:32:asymmetric"])
+@pytest.mark.parametrize("body", ACTIVE_ONLY)
+def test_experts_are_gathered_first_and_decoded_then(body: str, form: str) -> None:
+    """Decoding all of them on every call would read all of them."""
+    call, arrays = quantized(form, tensors("float32", WIDE))
+    model = lowered(model_of(call(BODIES[body]), *arrays))
+    stored = set(model.graph.inputs[3:])
+    readers = {node.op_type for node in all_nodes(model.graph) if stored & set(node.inputs)}
+    assert readers == {"Gather"}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_one_of_the_two_weights_may_be_numbers(body: str) -> None:
+    given = tensors("float32", WIDE)
+    codes, scale = FORMS["int8"].encode(given[4], "w")
+
+    def build(graph: Graph, x: ir.Value, *inputs: ir.Value) -> ir.Value:
+        result = BODIES[body](graph, x, *inputs[:4], None, None, inputs[4], None, top_k=2, bits=8)
+        result.shape = x.shape
+        return result
+
+    got = compute(build, *given[:4], codes, scale)
+    assert error(got, mixture([*given[:4], meaning("int8", given)[4]])) < 1e-6

@@ -19,11 +19,12 @@ from porter.errors import PortError
 from porter.package.files import digest_of
 from porter.package.plan import PlannedFile, plan_files
 from porter.package.stream import write_weights
+from porter.quantize import FORMS
 from porter.source import Source
 from porter.weights import Piece, Weight
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-ROWS = {"a": (40, 6), "b": (30, 6), "c": (17,)}
+ROWS = {"a": (40, 6), "b": (30, 6), "c": (17,), "ad": (10, 64), "ae": (5, 64)}
 
 
 class Stop(Exception):
@@ -48,6 +49,17 @@ def planned() -> PlannedFile:
     table = Parameter((5, 2), name="table", table=lambda: np.arange(10.0).reshape(5, 2))
     rest = Weight(Parameter(ROWS["c"], name="c"), (Piece("c", ROWS["c"]),))
     (file,) = plan_files([Weight(Parameter((60, 6), name="stack"), stacked), Weight(table, ()), rest], FLOAT)
+    return file
+
+
+@pytest.fixture
+def coded() -> PlannedFile:
+    """A stack of codes with their scales and zero points, between two that are numbers."""
+    form = FORMS["int4:32:asymmetric"]
+    stack = Parameter((3, 5, 64), name="stack", quantizable=True, quantization=form)
+    pieces = (Piece("ad", (10, 64)), Piece("ae", (5, 64)))
+    plain = [Weight(Parameter(ROWS[name], name=name), (Piece(name, ROWS[name]),)) for name in "bc"]
+    (file,) = plan_files([plain[0], Weight(stack, pieces), plain[1]], FLOAT)
     return file
 
 
@@ -181,3 +193,32 @@ def test_rows_that_do_not_fill_their_place_are_noticed(
     monkeypatch.setattr(PlannedFile, "steps", lambda self: iter(steps))
     with pytest.raises(PortError, match="-24 bytes off"):
         write(tmp_path, file, checkpoint)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_codes_scales_and_zero_points_lie_one_behind_the_other(
+    tmp_path: Path, coded: PlannedFile, checkpoint: Checkpoint, threads: int
+) -> None:
+    seen: list[int] = []
+    entry = write(tmp_path, coded, checkpoint, threads, count=seen.append)
+    path = tmp_path / "port" / coded.name
+    assert {key: entry[key] for key in ("file", "bytes", "sha256")} == digest_of(path)
+    assert sum(seen) == coded.size() - len(coded.header)
+    stored = load_file(path)
+    assert list(stored) == ["b", "stack", "stack_scale", "stack_zero_point", "c"]
+    rows = np.concatenate([checkpoint.read("ad"), checkpoint.read("ae")]).reshape(3, 5, 64)
+    whole = FORMS["int4:32:asymmetric"].encode(rows, "stack")
+    for name, expected in zip(("stack", "stack_scale", "stack_zero_point"), whole, strict=True):
+        np.testing.assert_array_equal(stored[name], expected)
+
+
+@pytest.mark.parametrize("after", range(0, 1350, 130))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_codes_go_on_after_any_interruption(
+    tmp_path: Path, coded: PlannedFile, checkpoint: Checkpoint, after: int, threads: int
+) -> None:
+    whole = write(tmp_path / "whole", coded, checkpoint)
+    with pytest.raises(Stop):
+        write(tmp_path / "cut", coded, checkpoint, threads, count=stop_after(after))
+    assert write(tmp_path / "cut", coded, checkpoint, threads) == whole
+    assert digest_of(tmp_path / "cut" / "port" / coded.name)["sha256"] == whole["sha256"]
