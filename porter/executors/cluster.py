@@ -19,7 +19,7 @@ from typing import Any
 from porter.errors import PorterError, PortError
 from porter.executors.errand import Errand, errands, run_errand
 from porter.order import Work
-from porter.package.execute import Tell, cores, lanes
+from porter.package.execute import Tell, cores
 from porter.package.plan import PlannedFile
 from porter.package.stream import journal_of
 
@@ -29,7 +29,7 @@ from ray.exceptions import RayError, RayTaskError
 
 RETRIES = 3  # how often a file whose worker died is given to another one
 TICK = 0.5  # seconds between two looks at the journals
-SECONDS_TO_ANSWER = 10.0
+SECONDS_TO_ANSWER = 10.0  # for the head of a cluster
 PATIENCE = 10.0  # seconds that a cancelled worker has to come to the end of its chunk
 
 
@@ -39,8 +39,8 @@ def write_on_cluster(work: Work, folder: Path, jobs: int | None, tell: Tell) -> 
     Raises PortError when no cluster can be reached, a worker does not share the files, or workers die again and again.
     """
     with _silent(), _connected(jobs):
-        threads = max(1, min(2, jobs or 2, _cores_of_a_node()))
-        side_by_side = lanes(len(work.files), jobs) if jobs else len(work.files)
+        threads = _threads(len(work.files), jobs)
+        side_by_side = max(1, jobs // threads) if jobs else len(work.files)
         return _run(work.files, errands(work, folder, threads), side_by_side, tell)
 
 
@@ -81,9 +81,11 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
-def _cores_of_a_node() -> int:
-    """Of the largest one: a task that asks for more would wait for ever."""
-    return max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+def _threads(files: int, jobs: int | None) -> int:
+    """To a file: one, so that many are written at once, or two where there are more cores than that takes."""
+    on_nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    plenty = (jobs or sum(on_nodes)) >= 2 * files
+    return 2 if plenty and max(on_nodes, default=0) >= 2 else 1  # what no node has is waited for without end
 
 
 def _run(files: Sequence[PlannedFile], sent: Sequence[Errand], side_by_side: int, tell: Tell) -> list[dict[str, Any]]:
@@ -135,7 +137,7 @@ def _entry(task: Any, file: PlannedFile) -> dict[str, Any]:
             raise error.cause from None
         raise PortError(
             f"a worker could not write '{file.name}': {_last_line(error)}",
-            "every node needs the same version of porter, and what it needs",
+            "install the same version of porter, with all that it needs, on every node",
         ) from error
     except RayError as error:
         raise PortError(

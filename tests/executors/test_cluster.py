@@ -92,9 +92,10 @@ def test_the_bytes_are_those_of_one_machine(
     assert run("verify", tmp_path / NAME, "--against", deepseek, "--level", "weights").code == 0
 
 
-def test_a_dense_model_in_another_dtype(llama: Path, address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [["--dtype", "float16"], ["--quantize", "int4"]])
+def test_a_dense_model_in_another_form(form: list[object], llama: Path, address: str, tmp_path: Path) -> None:
     for name in ("local", "ray"):
-        assert run(*command(llama, tmp_path / name, "--dtype", "float16", "--executor", name)).code == 0
+        assert run(*command(llama, tmp_path / name, *form, "--executor", name)).code == 0
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
