@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import ml_dtypes
 import numpy as np
 
 from porter.errors import FamilyError
+
+STRIP = 1 << 16  # numbers that are worked on at once, so that they stay in the cache of a core
 
 
 def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
@@ -14,14 +19,52 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """
     if array.dtype == dtype:
         return np.ascontiguousarray(array)
-    with np.errstate(over="ignore"):
-        result = array.astype(dtype)
-    if dtype.itemsize < array.dtype.itemsize or dtype == np.float16:
-        grown = ~np.isfinite(result) & np.isfinite(array)
-        if grown.any():
-            largest = float(np.abs(array[grown].astype(np.float64)).max())
-            raise FamilyError(
-                f"tensor '{name}' holds {largest:.3g}, which {dtype.name} cannot",
-                "use --dtype float32 or --dtype bfloat16",
-            )
-    return np.ascontiguousarray(result)
+    result = np.empty(array.shape, dtype)
+    flat, to = np.ascontiguousarray(array).reshape(-1), result.reshape(-1)
+    for begin in range(0, flat.size, STRIP):
+        cast_into(to[begin : begin + STRIP], flat[begin : begin + STRIP], name)
+    return result
+
+
+def cast_into(out: np.ndarray, array: np.ndarray, name: str) -> None:
+    """The same for one strip, into the place where it is wanted."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if array.dtype.itemsize == 2 and np.float16 in (array.dtype, out.dtype):
+            # numpy and ml_dtypes go number by number here, and there are no more than 65536 of them
+            table = _table(array.dtype, out.dtype)
+            np.take(table, array.view(np.uint16), out=out.view(table.dtype), mode="clip")
+        else:
+            np.copyto(out, array, casting="unsafe")
+        narrower = _largest(out.dtype) < _largest(array.dtype)
+        if narrower and array.size and not _peak(array) <= _largest(out.dtype):  # larger, or not a number
+            _refuse_overflow(out, array, name)
+
+
+def _peak(array: np.ndarray) -> float:
+    """The largest magnitude, or what is no number."""
+    if array.dtype.itemsize > 2:
+        return float(max(array.max(), -array.min()))
+    return float((array.view(np.uint16) & 0x7FFF).max().view(array.dtype))  # without their signs, bits sort as numbers
+
+
+@cache
+def _table(source: np.dtype, target: np.dtype) -> np.ndarray:
+    """What each number of 16 bits becomes, as bits."""
+    numbers = np.arange(65536, dtype=np.uint16).view(source).astype(np.float32)  # exact
+    return numbers.astype(target).view(f"u{target.itemsize}")
+
+
+@cache
+def _largest(dtype: np.dtype) -> float:
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+
+
+def _refuse_overflow(out: np.ndarray, array: np.ndarray, name: str) -> None:
+    """Raises FamilyError, unless what became infinite was so before, or not a number, or rounds to the largest."""
+    grown = ~np.isfinite(out) & np.isfinite(array)
+    if grown.any():
+        largest = float(np.abs(array[grown].astype(np.float64)).max())
+        raise FamilyError(
+            f"tensor '{name}' holds {largest:.3g}, which {out.dtype.name} cannot",
+            "use --dtype float32 or --dtype bfloat16",
+        )

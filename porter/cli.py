@@ -46,6 +46,13 @@ class Weights(StrEnum):
     reference = "reference"
 
 
+class ExecutorName(StrEnum):
+    """Who writes the weight files."""
+
+    local = "local"
+    ray = "ray"
+
+
 class LevelName(StrEnum):
     """How deep to verify."""
 
@@ -92,6 +99,15 @@ def convert(
             "default; symmetric, or :asymmetric behind it)."
         ),
     ] = "none",
+    shard_size: Annotated[
+        str,
+        typer.Option(
+            "--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."
+        ),
+    ] = "4GiB",
+    executor: Annotated[
+        ExecutorName, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
+    ] = ExecutorName.local,
     digests: Annotated[
         bool, typer.Option("--digests", help="Take the digests of referenced shards now, not at the first verify.")
     ] = False,
@@ -116,6 +132,8 @@ def convert(
             frontend=frontend,
             weights=weights,
             quantize=quantize,
+            shard_size=shard_size,
+            executor=executor,
             digests=digests,
             force=force,
             jobs=jobs,

@@ -43,6 +43,7 @@ def _checkpoint(model: Model) -> dict[str, Any]:
         "active_parameters": sizes.active_parameters,
         "layers": sizes.layers,
         "dtype": model.checkpoint.dtype,
+        "quantization": model.source.quantized.title or None,
         "bytes": stored.total(),
         "bytes_by_dtype": {d: stored[d] for d in sorted(stored)},
         "cache_bytes_per_token_per_layer": sizes.cache_width * CACHE_BYTES[dtype],

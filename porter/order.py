@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import onnx_ir as ir
 from porter import __version__
 from porter.errors import TargetError
 from porter.model import Model, understand
-from porter.package.plan import DTYPES, SAFETENSORS, PlannedFile, plan_files
+from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
 from porter.quantize import Quantization
 from porter.target import Frontend, Target, find_target
@@ -31,6 +30,7 @@ class Order:
     attention: str = "auto"
     weights: str = "copy"
     quantize: str = "none"
+    shard_size: int = SHARD_BYTES
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Work:
         del order["checkpoint"]
         return {"porter": __version__, **order, "checkpoint": _identity(self.model), "graph": _sha256(graph)}
 
+    def agreement(self) -> dict[str, str]:
+        """What machines must have in common that write files of one port."""
+        plan = b"".join(file.name.encode() + file.header for file in self.files)
+        return {"porter": __version__, "checkpoint": _identity(self.model), "plan": _sha256(plan)}
+
 
 def work_out(order: Order) -> Work:
     """Understands the checkpoint and plans the files; no weight is read and nothing written.
@@ -69,13 +74,7 @@ def work_out(order: Order) -> Work:
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype = _port_dtype(order, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
-    return Work(order, target, model, dtype, plan_files(written, dtype), tuple(pointed))
-
-
-@cache
-def worked_out(order: Order) -> Work:
-    """The same, once in a process: a worker writes many files of one order."""
-    return work_out(order)
+    return Work(order, target, model, dtype, plan_files(written, dtype, order.shard_size), tuple(pointed))
 
 
 def _divide(model: Model, dtype: ir.DataType) -> tuple[list[Reference], list[Weight]]:

@@ -13,15 +13,15 @@ import onnx_ir as ir
 
 from porter import __version__
 from porter.errors import PortError, TargetError, known_names
+from porter.executors import find_executor
 from porter.graph import inferred
 from porter.manifest import SCHEMA_VERSION, describe
 from porter.order import Order, Work, work_out
-from porter.package.execute import Task, cores, memory_needed, run_here
+from porter.package.execute import cores, memory_needed
 from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, digest_of, to_json, write_file
 from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_folder
-from porter.package.plan import PlannedFile, bind_graph, point
+from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
-from porter.package.stream import write_weights
 from porter.passes import passes
 from porter.passes.checks import check
 from porter.passes.lower import Lower
@@ -41,6 +41,8 @@ def convert(
     frontend: str | None = None,
     weights: str = "copy",
     quantize: str = "none",
+    shard_size: str = "4GiB",
+    executor: str = "local",
     force: bool = False,
     jobs: int | None = None,
     digests: bool = False,
@@ -53,7 +55,8 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize)
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size))
+    write_files = find_executor(executor)
     inside = _is_inside(order, output)
     Destination(output, force, inside).refuse()
     watch("reading config.json and headers", 0, 0)
@@ -72,7 +75,7 @@ def convert(
         if not inside:
             for shard in work.shards():
                 clone(shard, partial / shard.name)
-        entries = _write(work, partial, jobs or cores(), watch)
+        entries = write_files(work, partial, jobs, lambda done: watch("writing weights", done, work.new_bytes))
         shards = _shard_entries(work, digests, watch)
         manifest = describe(work, built, lowering, entries, shards)
         manifest["graphs"][0] |= write_file(partial, GRAPH, graph)
@@ -108,20 +111,6 @@ def _lowered(work: Work, output: Path) -> tuple[ir.Model, dict[str, int]]:
     for reference in work.references:
         point(graph, reference.place, reference.file.name, output)
     return lower(graph, work.target.frontend)
-
-
-def _write(work: Work, folder: Path, jobs: int, watch: Watch) -> list[dict[str, Any]]:
-    """Streams the weight files; their entries in the manifest, each with the source ranges that went into it."""
-
-    def task(file: PlannedFile) -> Task:
-        return lambda threads, count: write_weights(
-            folder, file, work.model.source, work.dtype, threads=threads, count=count
-        )
-
-    def tell(done: int) -> None:
-        watch("writing weights", done, work.new_bytes)
-
-    return run_here([task(file) for file in work.files], jobs, tell)
 
 
 def _shard_entries(work: Work, digests: bool, watch: Watch) -> list[dict[str, Any]]:

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from porter.cast import cast
-from porter.checkpoint import Checkpoint
-from porter.fp8 import Fp8Blocks
+from porter.checkpoint import Checkpoint, Read
+from porter.formats import decode, format_of
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 CHUNK_BYTES = 8 * 2**20  # how much of a weight is held at once: several of these pass through memory side by side
-
-Read = Callable[[str, int, int], np.ndarray]
 
 
 class Ledger:
     """Reads rows of a checkpoint's tensors and keeps the SHA-256 of every range that was read.
 
-    Reads that follow one another in a tensor are one range. A ledger belongs to one thread.
+    Reads that follow one another in a tensor are one range; a tensor that is read by columns is digested as a whole.
+    A ledger belongs to one thread.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._open: dict[str, tuple[int, int, hashlib._Hash]] = {}  # tensor → first row, row after the last, digest
         self._closed: dict[str, str] = {}
+        self._wholes: dict[str, str] = {}  # of what is read by columns: taken once
 
-    def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows start…stop in the dtype that they are stored in."""
+    def read(self, name: str, start: int, stop: int, axis: int = 0) -> np.ndarray:
+        """Rows start…stop in the dtype that they are stored in; along axis 1, those columns of all rows."""
+        if axis:
+            if name not in self._wholes:
+                self._wholes[name] = self._digest(name)
+            self._closed[name] = self._wholes[name]
+            return self._checkpoint.read(name, start, stop, axis)
         rows = self._checkpoint.read(name, start, stop)
         first, after, digest = self._open.get(name, (start, start, hashlib.sha256()))
         if after != start:
@@ -47,6 +52,13 @@ class Ledger:
         closed, self._closed = self._closed, {}
         return closed
 
+    def _digest(self, name: str) -> str:
+        info, digest = self._checkpoint.tensors[name], hashlib.sha256()
+        step = max(1, CHUNK_BYTES * info.shape[0] // max(1, info.nbytes))
+        for start in range(0, info.shape[0], step):
+            digest.update(self._checkpoint.read(name, start, start + step).reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
+
     def _close(self, name: str) -> None:
         first, after, digest = self._open.pop(name)
         shape = self._checkpoint.tensors[name].shape
@@ -55,35 +67,47 @@ class Ledger:
 
 
 class Source:
-    """A checkpoint's tensors as the network means them: FP8 blocks and their scales read as one tensor."""
+    """A checkpoint's tensors as the network means them: codes and their scales read as one tensor of numbers."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.fp8 = Fp8Blocks.of(checkpoint)
+        self.quantized = format_of(checkpoint)
 
     def names(self) -> set[str]:
-        """The tensors there are, scales left out."""
-        return set(self.checkpoint.tensors) - (self.fp8.scales if self.fp8 else set())
+        """The tensors there are: weights by their own names, whatever they are stored as."""
+        return (set(self.checkpoint.tensors) - self.quantized.parts()) | set(self.quantized.weights)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
-        return self.checkpoint.tensors[name].shape
+        packed = self.quantized.weights.get(name)
+        return self.checkpoint.tensors[name].shape if packed is None else packed.shape
 
     def readable(self, name: str) -> bool:
         """Whether a tensor holds the numbers it means."""
-        return self.checkpoint.tensors[name].dtype in FLOATS or (self.fp8 is not None and name in self.fp8.weights)
+        return name in self.quantized.weights or self.checkpoint.tensors[name].dtype in FLOATS
+
+    def idle(self, name: str) -> str | None:
+        """Why a tensor that no parameter asks for can be left out; None where it must not be."""
+        reason = self.quantized.idle_zeros.get(name)
+        if reason is not None and self.checkpoint.read(name).any():
+            return None
+        return reason or self.quantized.idle.get(name)
 
     def rows(self, read: Read, name: str, start: int, stop: int, dtype: np.dtype) -> Iterator[np.ndarray]:
         """Rows start…stop of a tensor at `dtype`, a bounded number of bytes at a time.
 
         Raises FamilyError when a value does not fit the dtype.
         """
-        shape = self.shape(name)
-        row = max(1, math.prod(shape[1:]) * dtype.itemsize)
+        packed = self.quantized.weights.get(name)
+        row = max(1, math.prod(self.shape(name)[1:]) * dtype.itemsize)
         step = max(1, CHUNK_BYTES // row)
-        for begin in range(start, stop, step):
-            end = min(begin + step, stop)
-            if self.fp8 and name in self.fp8.weights:
-                yield cast(self.fp8.decode(name, begin, end), dtype, name)
-            else:
-                yield cast(read(name, begin, end), dtype, name)
+        if packed is None:
+            for begin in range(start, stop, step):
+                yield cast(read(name, begin, min(begin + step, stop)), dtype, name)
+            return
+        step = step // packed.tile * packed.tile or step
+        begin = start
+        while begin < stop:
+            end = min(begin - begin % packed.tile + step if step >= packed.tile else begin + step, stop)
+            yield decode(packed.codes(read, begin, end), dtype, name)
+            begin = end

@@ -17,8 +17,9 @@ import onnx_ir as ir
 
 from porter.blocks.module import Parameter
 from porter.cast import cast
+from porter.checkpoint import Read
 from porter.errors import FamilyError
-from porter.source import FLOATS, Read, Source
+from porter.source import FLOATS, Source
 
 HOPELESS = 100_000  # tensors missing after which no more are looked for
 
@@ -104,7 +105,7 @@ def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence
         )
     for weight in weights:
         _check_pieces(weight, source)
-    return Binding(tuple(weights), _account(names - used, drops))
+    return Binding(tuple(weights), _account(names - used, drops, source))
 
 
 def _pieces(parameter: Parameter, rules: Sequence[Rule], names: set[str]) -> tuple[Piece, ...]:
@@ -131,13 +132,14 @@ def _check_pieces(weight: Weight, source: Source) -> None:
         if not source.readable(piece.source):
             dtype = source.checkpoint.tensors[piece.source].dtype
             message = f"tensor '{piece.source}' is {dtype}, which is no weight as it stands"
-            raise FamilyError(message, f"known: {', '.join(sorted(FLOATS))}, and F8_E4M3 with block scales")
+            known = ", ".join(sorted(FLOATS))
+            raise FamilyError(message, f"known: {known}, and what quantization_config in config.json says is quantized")
 
 
-def _account(left: set[str], drops: Sequence[Drop]) -> dict[str, str]:
+def _account(left: set[str], drops: Sequence[Drop], source: Source) -> dict[str, str]:
     dropped, extra = {}, []
     for name in sorted(left):
-        reason = next((d.reason for d in drops if re.fullmatch(d.pattern, name)), None)
+        reason = next((d.reason for d in drops if re.fullmatch(d.pattern, name)), None) or source.idle(name)
         if reason is None:
             extra.append(name)
         else:

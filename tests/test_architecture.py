@@ -25,13 +25,14 @@ FLOORS = """
 5  render
 4  inspect verify
 4  catalogue port
-3  manifest recipe
+3  executors manifest recipe
 3  order
 3  census model package passes
 2  families target
 1  weights
 1  source
-1  blocks cast fp8
+1  formats
+1  blocks cast
 1  checkpoint
 0  dialect
 0  graph
@@ -67,10 +68,11 @@ DOORS = {
     "safetensors": {"verify"},
     "huggingface_hub": {"verify"},
     "google": {"verify"},
+    "ray": {"executors"},
 }
 # Blocks speak of onnx-ir's values and types; what makes nodes and tensors of them is porter.graph.
 BLOCKS_MAY_NAME = {"Value", "DataType", "Graph"}
-HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "onnx_ir"}
+HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "ray"}
 
 
 @cache

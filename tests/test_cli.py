@@ -36,6 +36,8 @@ OPTIONS = {
         "--frontend": ("str | None", None),
         "--weights": ("copy|reference", "copy"),
         "--quantize": ("str", "none"),
+        "--shard-size": ("str", "4GiB"),
+        "--executor": ("local|ray", "local"),
         "--digests": ("bool", False),
         "--force": ("bool", False),
         "--jobs": ("int | None", None),
@@ -226,7 +228,7 @@ def test_an_interrupt_ends_with_130(json_too: list[str], monkeypatch: pytest.Mon
 def test_an_interrupt_before_anything_is_finished_leaves_nothing(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("porter.port.write_weights", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("porter.executors.local.write_weights", raising(KeyboardInterrupt()))
     found = run("convert", llama, "--target", "onnxruntime-cpu", "-o", tmp_path / "deep" / "port", JSON)
     assert (found.code, found.err) == (130, "interrupted\n")
     assert list(tmp_path.iterdir()) == []
@@ -334,10 +336,12 @@ def test_control_c_ends_a_true_process_with_130(llama: Path, tmp_path: Path) -> 
     program = (
         "import sys, time, porter.port\n"
         "from porter.cli import main\n"
-        "def write(*_, **__):\n"
+        "def write(*_, count, **__):\n"
         "    print('begun', file=sys.stderr, flush=True)\n"
-        "    time.sleep(60)\n"
-        "porter.port.write_weights = write\n"
+        "    while True:\n"
+        "        count(0)\n"
+        "        time.sleep(0.01)\n"
+        "porter.executors.local.write_weights = write\n"
         "main(sys.argv[1:])\n"
     )
     given = ["convert", llama, "--target", "onnxruntime-cpu", "-o", tmp_path / "port", JSON]

@@ -59,6 +59,26 @@ main(sys.argv[1:])
 """
 
 
+# Runs `porter` as if its user pressed Control-C at the n-th write.
+INTERRUPTED = """
+import os, signal, sys, time
+from porter.cli import main
+
+left, pwrite = int(os.environ["WRITES"]), os.pwrite
+
+def write(*given):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)  # until the main thread has it
+    return pwrite(*given)
+
+os.pwrite = write
+main(sys.argv[1:])
+"""
+
+
 def command(checkpoint: Path, output: Path) -> list[object]:
     return ["convert", checkpoint, "--target", "onnxruntime-cpu", "-o", output, "--json"]
 
@@ -70,7 +90,9 @@ def whole(checkpoint: Path, output: Path) -> dict[str, str]:
 
 
 def the_same_command_ends_well(checkpoint: Path, folder: Path, expected: dict[str, str]) -> None:
-    assert run(*command(checkpoint, folder / NAME)).code == 0
+    """Killed when nothing but an empty folder was left to remove, the port is finished and the command says so."""
+    outcome = run(*command(checkpoint, folder / NAME))
+    assert outcome.code == 0 or "exists" in outcome.refusal()
     assert {f"{NAME}/{name}": digest for name, digest in expected.items()} == digests(folder)
 
 
@@ -87,7 +109,7 @@ def killed_at(operation: int, checkpoint: Path, folder: Path) -> bool:
 
 @pytest.mark.parametrize("operation", [3, 8, 20, 41, -1])
 def test_killed_at_an_operation(operation: int, llama: Path, llama_port: Path, tmp_path: Path) -> None:
-    """The last is among the renames that make the port appear."""
+    """The last is the removal of the folder that the port was made in."""
     assert killed_at(operation if operation > 0 else last_operation(llama, tmp_path / "count"), llama, tmp_path)
     the_same_command_ends_well(llama, tmp_path, digests(llama_port))
 
@@ -171,6 +193,15 @@ def waiting(checkpoint: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def test_interrupted_by_its_user(llama: Path, llama_port: Path, tmp_path: Path) -> None:
+    settings = {"WRITES": "12"}
+    ended = spawn(*command(llama, tmp_path / NAME), environment=settings, program=INTERRUPTED)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "interrupted: the same command goes on where this one stopped\n"
+    assert state(tmp_path) == "unfinished"
+    the_same_command_ends_well(llama, tmp_path, digests(llama_port))
+
+
 def test_two_runs_at_once(llama: Path, llama_port: Path, tmp_path: Path) -> None:
     with waiting(llama, tmp_path / NAME):
         refusal = run(*command(llama, tmp_path / NAME)).refusal()
@@ -206,19 +237,28 @@ def test_a_checkpoint_that_changed_meanwhile_is_another(llama: Path, tmp_path: P
 # ------------------------------------------------------------------ a full disk
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 40 MB."""
-    folder = tmp_path / "disk"
+@pytest.fixture(params=["tmpfs", "ext4"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of some 40 MB, in memory or on a loop device."""
+    folder, image = tmp_path / "disk", tmp_path / "image"
     folder.mkdir()
-    if os.geteuid() != 0 or resize(folder, "mount", "-t", "tmpfs", "tmpfs", "-o", "size=40m"):
-        pytest.skip("a small file system takes a root user who may mount")
+    if os.geteuid() != 0 or not _mount(request.param, image, folder):
+        pytest.skip("a small file system takes a root user who may mount, and loop devices")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def resize(folder: Path, *mount: str) -> int:
-    return subprocess.run([*mount, folder], stderr=subprocess.DEVNULL, check=False).returncode
+def _mount(kind: str, image: Path, folder: Path) -> bool:
+    if kind == "tmpfs":
+        return _runs("mount", "-t", "tmpfs", "tmpfs", "-o", "size=40m", folder)
+    with image.open("xb") as file:
+        file.truncate(44 * 2**20)
+    return _runs("mkfs.ext4", "-q", "-m", "0", image) and _runs("mount", "-o", "loop", image, folder)
+
+
+def _runs(*given: object) -> bool:
+    found = shutil.which(str(given[0]))
+    return found is not None and subprocess.run([*map(str, given)], capture_output=True, check=False).returncode == 0
 
 
 def shrunk(checkpoint: Path, folder: Path) -> Path:
@@ -237,7 +277,7 @@ def shrunk(checkpoint: Path, folder: Path) -> Path:
 
 
 def test_a_small_disk_is_foreseen(llama: Path, disk: Path, tmp_path: Path) -> None:
-    checkpoint = shrunk(llama, tmp_path / "checkpoint")
+    checkpoint, before = shrunk(llama, tmp_path / "checkpoint"), list(disk.iterdir())
     refusal = run(*command(checkpoint, disk / NAME)).refusal()
     assert "the port needs" in refusal
     assert "make room" in refusal
@@ -247,20 +287,20 @@ def test_a_small_disk_is_foreseen(llama: Path, disk: Path, tmp_path: Path) -> No
     told = foreseen.json()
     assert not told["fits"]
     assert told["free_bytes"] <= 40 * 2**20 < told["bytes"]
-    assert list(disk.iterdir()) == []
+    assert list(disk.iterdir()) == before
 
 
-def test_a_disk_that_is_filled_by_others_meanwhile(
-    llama: Path, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_others_fill_meanwhile(
+    llama: Path, llama_port: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = shrunk(llama, tmp_path / "checkpoint")
-    expected = whole(checkpoint, tmp_path / "whole")
+    others = disk / "others"
+    size = sum(path.stat().st_size for path in llama_port.iterdir())
+    others.write_bytes(bytes(shutil.disk_usage(disk).free - size * 2 // 3))
     with monkeypatch.context() as patch:
-        patch.setattr("porter.package.folder.free_bytes", lambda output: 10**9)
-        refusal = run(*command(checkpoint, disk / NAME)).refusal()
+        patch.setattr("porter.package.folder.free_bytes", lambda output: 10**9)  # as it was when the work began
+        refusal = run(*command(llama, disk / "to" / NAME)).refusal()
     assert "No space left on device" in refusal
     assert "run the same command again: it goes on where it stopped" in refusal
-    assert not (disk / NAME).exists()
-    assert sum(path.stat().st_size for path in disk.rglob("*")) > 10 * 2**20, "what is finished waits"
-    assert resize(disk, "mount", "-o", "remount,size=120m") == 0
-    the_same_command_ends_well(checkpoint, disk, expected)
+    assert state(disk / "to") == "unfinished"
+    others.unlink()
+    the_same_command_ends_well(llama, disk / "to", digests(llama_port))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,12 @@ _CARRIED = (
 )
 
 
+class Read(Protocol):
+    """Reads rows start…stop of a tensor; along axis 1, those columns of every row of a matrix."""
+
+    def __call__(self, name: str, start: int, stop: int, axis: int = 0) -> np.ndarray[Any, Any]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A Hugging Face folder; no byte of a tensor is read before it is asked for."""
@@ -42,8 +48,9 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     files: tuple[Path, ...]
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray[Any, Any]:
-        """Return rows start…stop of a tensor (all of them by default), read into memory of their own.
+    def read(self, name: str, start: int = 0, stop: int | None = None, axis: int = 0) -> np.ndarray[Any, Any]:
+        """Return rows start…stop of a tensor (all of them by default), read into memory of their own; along axis 1,
+        those columns of every row of a matrix.
 
         Not mapped: pages of a map count as the process' memory, and a file that is cut meanwhile would kill it.
         Raises CheckpointError when there is no such tensor, or its file went away or was cut.
@@ -54,17 +61,20 @@ class Checkpoint:
             near = bisect(names, name)
             hint = known_names(shown(name), names[max(0, near - 8) : near + 8])
             raise CheckpointError(f"the checkpoint has no tensor '{shown(name)}'", hint)
-        shape = info.shape
+        dtype, shape = DTYPES[info.dtype], list(info.shape)
         if shape:
-            start, stop, _ = slice(start, stop).indices(shape[0])
-            shape = (max(0, stop - start), *shape[1:])
-        row = DTYPES[info.dtype].itemsize * math.prod(info.shape[1:])
-        rows = np.empty(shape, DTYPES[info.dtype])
+            start, stop, _ = slice(start, stop).indices(shape[axis])
+            shape[axis] = max(0, stop - start)
+        read = np.empty(shape, dtype)
+        step = dtype.itemsize * math.prod(info.shape[axis + 1 :])
+        spans = read if axis else read.reshape(1, -1)  # what lies in one piece in the file
+        apart = step * info.shape[axis] if axis else 0
         with reading(info.file) as file:
-            if not _fill(rows.reshape(-1).view(np.uint8).data, file.fileno(), info.offset + start * row):
-                message = f"{shown(info.file.name)} was cut within or before tensor '{shown(name)}'"
-                raise CheckpointError(message, "leave the checkpoint alone while it is read")
-        return rows
+            for n, span in enumerate(spans):
+                if not _fill(span.view(np.uint8).data, file.fileno(), info.offset + n * apart + start * step):
+                    message = f"{shown(info.file.name)} was cut within or before tensor '{shown(name)}'"
+                    raise CheckpointError(message, "leave the checkpoint alone while it is read")
+        return read
 
     @property
     def dtype(self) -> str:

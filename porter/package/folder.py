@@ -42,6 +42,7 @@ class Destination:
         output = self.output
         if (self.work / MOVING).exists():
             return  # what stands there is, or may be, this very port: new_folder finds out
+        _sweep(self.work)
         if not self.inside and (output.is_symlink() or output.exists()):
             if not self.force:
                 raise PortError(f"'{output}' exists", "choose another folder, or --force to replace a port")
@@ -144,7 +145,7 @@ def _take_over(to: Destination, parameters: Mapping[str, Any]) -> None:
             f"give the same parameters to go on, --force to begin anew, or remove '{work}'",
         )
     if other:
-        _clear(work)
+        _clear(work, LOCK)
         fresh = path.with_suffix(".new")
         fresh.write_bytes(to_json(dict(parameters)))
         fresh.rename(path)
@@ -205,7 +206,7 @@ def _put_in_place(work: Path, output: Path) -> None:
         _restore(work, output)
         raise
     sync(output.parent)
-    shutil.rmtree(work)
+    _finish(work)
 
 
 def _move_inside(to: Destination) -> None:
@@ -217,7 +218,21 @@ def _move_inside(to: Destination) -> None:
     for path in sorted((to.work / PORT).iterdir(), key=lambda p: (p.name == MANIFEST, p.name)):
         path.rename(to.output / path.name)
     sync(to.output)
-    shutil.rmtree(to.work)
+    _finish(to.work)
+
+
+def _finish(work: Path) -> None:
+    """Removes what was needed for the work, the marker behind all that it takes to put things right."""
+    _clear(work, LOCK, PARAMETERS, MOVING)
+    (work / MOVING).unlink()
+    shutil.rmtree(work)
+
+
+def _sweep(work: Path) -> None:
+    """Removes a work folder in which nothing was begun, or nothing but the clearing up was left to do."""
+    if work.is_dir() and {entry.name for entry in work.iterdir()} <= {LOCK, PARAMETERS}:
+        with contextlib.suppress(OSError, PortError), _locked(work, work):
+            shutil.rmtree(work)
 
 
 def _put_right(to: Destination, parameters: Mapping[str, Any]) -> None:
@@ -230,7 +245,7 @@ def _put_right(to: Destination, parameters: Mapping[str, Any]) -> None:
         if _read(work / PARAMETERS) == parameters:
             output.rename(work / PORT)
         else:
-            _clear(work)
+            _clear(work, LOCK, MOVING)
     (work / MOVING).unlink(missing_ok=True)
 
 
@@ -243,6 +258,6 @@ def _restore(work: Path, output: Path) -> None:
             (work / REPLACED).rename(output)
 
 
-def _clear(work: Path) -> None:
-    for entry in (e for e in work.iterdir() if e.name != LOCK):
+def _clear(work: Path, *kept: str) -> None:
+    for entry in (e for e in work.iterdir() if e.name not in kept):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from porter.checkpoint import write_header
-from porter.errors import GraphError
+from porter.errors import GraphError, PortError
 from porter.weights import Piece, Weight
 
 SHARD_BYTES = 4 * 2**30
@@ -85,13 +86,15 @@ class PlannedFile:
                 at = [offset + length for offset, length in zip(at, lengths, strict=True)]
 
 
-def plan_files(weights: Sequence[Weight], port_dtype: ir.DataType) -> tuple[PlannedFile, ...]:
-    """Puts the weights into files of about SHARD_BYTES, in their order; a larger weight has a file of its own."""
+def plan_files(
+    weights: Sequence[Weight], port_dtype: ir.DataType, shard_size: int = SHARD_BYTES
+) -> tuple[PlannedFile, ...]:
+    """Puts the weights into files of at most `shard_size` bytes, in their order; a larger weight has a file of its own."""
     groups: list[list[Weight]] = [[]]
     filled = 0
     for weight in weights:
         size = _nbytes(weight, port_dtype)
-        if groups[-1] and filled + size > SHARD_BYTES:
+        if groups[-1] and filled + size > shard_size:
             groups.append([])
             filled = 0
         groups[-1].append(weight)
@@ -101,6 +104,16 @@ def plan_files(weights: Sequence[Weight], port_dtype: ir.DataType) -> tuple[Plan
         for i, group in enumerate(groups, 1)
         if group
     )
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 5GB (10^9) or 4GiB (2^30). Raises PortError for what is none."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) *(?:([KMGT])(i?))?B", text.upper().replace("I", "i"), re.ASCII)
+    step = 1024 if found and found[3] else 1000
+    nbytes = int(float(found[1]) * step ** " KMGT".index(found[2] or " ")) if found else 0
+    if nbytes < 1:
+        raise PortError(f"'{text}' is no size of a file", "give a number and a unit, such as 5GB, 500MB or 4GiB")
+    return nbytes
 
 
 def bind_graph(graph: ir.Graph, files: Sequence[PlannedFile], folder: Path) -> None:

@@ -40,6 +40,8 @@ def reference(weight: Weight, tensors: Mapping[str, TensorInfo], port_dtype: ir.
     The range is that of the parsed header's tensors, so it cannot be off.
     """
     stored = weight.parameter.stored(port_dtype)
+    if any(piece.source not in tensors for piece in weight.pieces):
+        return None  # packed under other names
     spans = [_span(tensors, piece.source, *piece.rows) for piece in weight.pieces]
     if len(stored) != 1 or not spans:
         return None

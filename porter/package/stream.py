@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.errors import PortError
+from porter.package.disk import Disk
 from porter.package.journal import Journal, Line
 from porter.package.plan import PlannedFile, Step
-from porter.source import CHUNK_BYTES, Ledger, Source
+from porter.source import Ledger, Source
 from porter.weights import Parts, content
 
 AHEAD = 3  # chunks that are read and cast while an earlier one is digested and written
@@ -28,25 +28,31 @@ Count = Callable[[int], None]  # called with bytes done; may raise to stop the w
 def write_weights(
     folder: Path, file: PlannedFile, source: Source, dtype: ir.DataType, *, threads: int, count: Count
 ) -> dict[str, Any]:
-    """Writes a weight file, with two threads that read and write side by side or with one; gives its entry in the
-    manifest, with the digests of the source ranges under `source`.
+    """Writes a weight file, with two threads that make and take its bytes side by side or with one (that of the disk,
+    which computes nothing, is not counted); gives its entry in the manifest, with the digests of the source ranges
+    under `source`.
 
     Raises PortError when the checkpoint changes meanwhile, FamilyError when a value does not fit, OSError as the disk
     does; what is finished stays, and the next call goes on behind it.
     """
     path = folder / file.name
     with (
-        Journal(folder.parent / f"{file.name}.journal") as journal,  # beside the port to be, never in it
+        Journal(journal_of(folder, file)) as journal,
         path.open("r+b" if path.exists() else "x+b", buffering=0) as out,
+        Disk(out.fileno()) as disk,
     ):
-        writer = _Writer(out.fileno(), file, journal, count)
+        writer = _Writer(disk, file, journal, count)
         done = writer.replay()
         contents = _contents(file, source, dtype, done)
         for parts, ranges in _ahead(contents, AHEAD) if threads > 1 else contents:
             writer.write(parts, ranges)
-        os.ftruncate(out.fileno(), file.size())
-        os.fsync(out.fileno())
+        disk.finish(file.size())
     return {"file": file.name, "bytes": file.size(), "sha256": writer.digest(), "source": writer.source}
+
+
+def journal_of(folder: Path, file: PlannedFile) -> Path:
+    """Where the journal of a file lies: beside the port to be, never in it."""
+    return folder.parent / f"{file.name}.journal"
 
 
 def _contents(
@@ -66,9 +72,9 @@ class _Writer:
     tensor of a weight is digested as it comes, and the others, read back, when the weight is complete.
     """
 
-    def __init__(self, descriptor: int, file: PlannedFile, journal: Journal, count: Count) -> None:
+    def __init__(self, disk: Disk, file: PlannedFile, journal: Journal, count: Count) -> None:
         self.source: dict[str, str] = {}
-        self._out, self._file, self._journal, self._count = descriptor, file, journal, count
+        self._disk, self._file, self._journal, self._count = disk, file, journal, count
         self._steps = file.steps()
         self._digest = hashlib.sha256(file.header)
         self._begin(next(self._steps, None))
@@ -83,7 +89,7 @@ class _Writer:
             taken += 1
         self._journal.keep(taken)
         if not taken:
-            os.pwrite(self._out, self._file.header, 0)
+            self._disk.write(memoryview(self._file.header), 0)
         return taken
 
     def write(self, parts: Parts, ranges: dict[str, str] | None) -> None:
@@ -94,8 +100,8 @@ class _Writer:
             return
         for n, part in enumerate(parts):
             data = part.reshape(-1).view(np.uint8).data
+            self._disk.write(data, self._at[n])
             self._hashes[n].update(data)
-            _pwrite(self._out, data, self._at[n])
             self._at[n] += len(data)
             self._count(len(data))
 
@@ -116,7 +122,7 @@ class _Writer:
     def _unharmed(self, step: Step, line: Line) -> bool:
         before = self._digest.copy()
         for hashed, (offset, length) in zip(self._hashes, step.spans, strict=True):
-            for data in _pread(self._out, offset, length):
+            for data in self._disk.read(offset, length):
                 hashed.update(data)
         if self._digests() != line.stored:
             self._digest = before
@@ -138,27 +144,12 @@ class _Writer:
         assert self._step is not None
         if self._step.finishes is not None:
             for place in self._step.finishes.places[1:]:
-                for data in _pread(self._out, place.offset, place.nbytes):
+                for data in self._disk.read(place.offset, place.nbytes):
                     self._digest.update(data)
         if note:
             self._journal.add(line)
         self.source |= line.source
         self._begin(next(self._steps, None))
-
-
-def _pwrite(descriptor: int, data: memoryview, offset: int) -> None:
-    while len(data):
-        count = os.pwrite(descriptor, data, offset)
-        data, offset = data[count:], offset + count
-
-
-def _pread(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
-    while length:
-        data = os.pread(descriptor, min(length, CHUNK_BYTES), offset)
-        if not data:
-            return
-        yield data
-        offset, length = offset + len(data), length - len(data)
 
 
 def _ahead(items: Iterator[T], depth: int) -> Iterator[T]:

@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from porter.errors import ParityError
-from porter.verify.stored import Tensors, check_tensors, dequantise, drop_unused, read_tensors
+from porter.verify.dequantise import dequantise
+from porter.verify.stored import Tensors, check_tensors, drop_unused, read_tensors
 
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # what the variable of that name sets, but at any time
 transformers.logging.set_verbosity_error()
@@ -18,12 +19,13 @@ transformers.logging.disable_progress_bar()
 
 
 def read_checkpoint(folder: Path) -> tuple[Any, Tensors]:
-    """Read the config and all that the model takes, float8 multiplied out, the rest as it is stored."""
+    """Read the config and all that the model takes, what is quantised multiplied out, the rest as it is stored."""
     config = _read_config(folder)
     predictors = getattr(config, "num_nextn_predict_layers", None) or 0
     tensors = drop_unused(read_tensors(folder), config.num_hidden_layers, predictors)
-    if block := _take_fp8_block(config):
-        tensors = dequantise(tensors, block)
+    quantisation = config.__dict__.pop("quantization_config", None)  # so that the model has plain weights
+    if quantisation is not None:
+        tensors = dequantise(tensors, quantisation)
     check_tensors(tensors)
     return config, tensors
 
@@ -51,11 +53,16 @@ def build_model(config: Any, tensors: Tensors, dtype: torch.dtype) -> Any:
             "its tensors and its config.json must belong together",
         ) from cause
     wrong = [f"{name} is missing" for name in report["missing_keys"]]
-    wrong += [f"{name} is not in the model" for name in report["unexpected_keys"]]
+    wrong += [f"{name} is not in the model" for name in report["unexpected_keys"] if not _adds_nothing(name, tensors)]
     wrong += [f"{name} is {tuple(is_)}, not {tuple(must)}" for name, is_, must in report["mismatched_keys"]]
     if wrong:
         raise ParityError("; ".join(sorted(wrong)[:5]), "the original needs the tensors of its config.json")
     return model.requires_grad_(False)
+
+
+def _adds_nothing(name: str, tensors: Tensors) -> bool:
+    """Whether it is a bias of zeros, which some quantisers write for layers that have none."""
+    return name.endswith(".bias") and not tensors[name].any()
 
 
 def _read_config(folder: Path) -> Any:
@@ -67,17 +74,3 @@ def _read_config(folder: Path) -> Any:
             f"transformers cannot read {folder / 'config.json'}: {first}",
             f"the original must be a model that transformers {transformers.__version__} knows",
         ) from cause
-
-
-def _take_fp8_block(config: Any) -> tuple[int, int] | None:
-    """Take the quantisation out of the config, so that the model has plain weights; return its blocks."""
-    quantization = config.__dict__.pop("quantization_config", None)
-    if quantization is None:
-        return None
-    method, block = quantization.get("quant_method"), quantization.get("weight_block_size")
-    if method != "fp8" or not isinstance(block, list) or len(block) != 2 or min(block) < 1:
-        raise ParityError(
-            f"weights quantised by {method!r} with blocks {block} cannot be read for the original",
-            "known: 'fp8' with a weight_block_size of two numbers",
-        )
-    return block[0], block[1]

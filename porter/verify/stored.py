@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from porter.errors import ParityError
 
-SINGLE, INDEX, SCALE = "model.safetensors", "model.safetensors.index.json", "_scale_inv"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WIDE = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 Tensors = dict[str, torch.Tensor]
@@ -57,33 +57,6 @@ def drop_unused(tensors: Tensors, layers: int, predictors: int) -> Tensors:
         for name, tensor in tensors.items()
         if index.get(name, -1) < layers and not name.endswith("rotary_emb.inv_freq")
     }
-
-
-def dequantise(tensors: Tensors, block: tuple[int, int]) -> Tensors:
-    """Multiply float8 weights by their block scales in float32.
-
-    The way of transformers is not taken: it finds the size of a block by dividing the sides of a weight by
-    those of its scales, which is wrong wherever a side is no multiple of a block.
-    """
-    scales = {name.removesuffix(SCALE): tensor for name, tensor in tensors.items() if name.endswith(SCALE)}
-    _refuse("scales without a weight", scales.keys() - tensors.keys())
-    return {
-        name: _scaled(name, tensor, scales[name], block) if name in scales else tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(SCALE)
-    }
-
-
-def _scaled(name: str, weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
-    blocks = tuple(-(-size // side) for size, side in zip(weight.shape, block, strict=False))
-    if weight.dtype != torch.float8_e4m3fn or weight.dim() != 2 or scale.shape != blocks:
-        raise ParityError(
-            f"{name}: scales {tuple(scale.shape)}, not {blocks}, for {weight.dtype} {tuple(weight.shape)}",
-            f"a float8_e4m3fn matrix has one scale for each block of {block[0]} x {block[1]}",
-        )
-    rows, columns = weight.shape
-    spread = scale.float().repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
-    return weight.float() * spread
 
 
 def check_tensors(tensors: Tensors) -> None:

@@ -10,18 +10,16 @@ from bindings import weights
 
 from porter.blocks.module import Parameter
 from porter.checkpoint import parse_header
-from porter.errors import GraphError
+from porter.errors import GraphError, PortError
 from porter.graph import Graph
-from porter.package import plan
-from porter.package.plan import bind_graph, plan_files
+from porter.package.plan import SHARD_BYTES, bind_graph, parse_size, plan_files
 from porter.weights import Piece, Weight
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
-def test_files_are_cut_between_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SHARD_BYTES", 100)
-    files = plan_files(weights((10,), (15,), (5,), (40,)), FLOAT)  # 40, 60, 20 and 160 bytes
+def test_files_are_cut_between_weights() -> None:
+    files = plan_files(weights((10,), (15,), (5,), (40,)), FLOAT, 100)  # 40, 60, 20 and 160 bytes
     assert [[w.weight.parameter.name for w in f.weights] for f in files] == [["w0", "w1"], ["w2"], ["w3"]]
     assert [f.name for f in files] == [f"weights-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
 
@@ -61,3 +59,17 @@ def test_a_weight_that_no_node_reads_does_not_vanish_silently(tmp_path: Path) ->
     graph.output(graph.op.MatMul(x, graph.parameter("w0", FLOAT, (2, 2))), "y", [2, 2])
     with pytest.raises(GraphError, match="'w1' is read by no node"):
         bind_graph(graph.root, plan_files(bound, FLOAT), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("5GB", 5 * 10**9), ("4GiB", SHARD_BYTES), ("1.5 mb", 1_500_000), ("2KIB", 2048), ("1tb", 10**12), ("1B", 1)],
+)
+def test_a_size_of_files(text: str, nbytes: int) -> None:
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "5", "GB", "-1GB", "0GB", "5 iB", "1e3GB", "9" * 400 + "GB", "nanGB", "٣GB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(PortError, match="is no size of a file"):
+        parse_size(text)
