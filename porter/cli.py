@@ -61,6 +61,13 @@ class LevelName(StrEnum):
     all = "all"
 
 
+Form = Annotated[
+    str,
+    typer.Option(
+        help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or the default :128; "
+        "symmetric, or :asymmetric behind it)."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
@@ -92,13 +99,7 @@ def convert(
     weights: Annotated[
         Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
     ] = Weights.copy,
-    quantize: Annotated[
-        str,
-        typer.Option(
-            help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or :128, the "
-            "default; symmetric, or :asymmetric behind it)."
-        ),
-    ] = "none",
+    quantize: Form = "none",
     shard_size: Annotated[
         str,
         typer.Option(
