@@ -1,6 +1,6 @@
 """Checkpoints for the benchmarks: the shapes of real models, their headers true, their content random or left out.
 
-usage: python benchmarks/checkpoints.py {llama-1gb,llama-4gb,llama-8gb,deepseek-v3-layer,deepseek-v3} FOLDER [--sparse]
+usage: python benchmarks/checkpoints.py NAME FOLDER [--sparse]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import numpy as np
 
 from porter.checkpoint import DTYPES, write_header
 
-SHARD_BYTES = 4_240_000_000  # as DeepSeek-V3 was released: 163 shards of about this size
+SHARD_BYTES = 4_240_000_000  # the shards of DeepSeek-V3 are of about this size: there are 163
 BLOCK = 128  # rows and columns under one FP8 scale
 RANDOM_BYTES = 32 * 2**20  # made once and repeated: no disk here packs what it stores
-# In these dtypes, with the exponent's highest bit off, any bytes are a finite number below 2 in size.
+# In these dtypes any bytes are a finite number, below 2 in size, once the exponent's highest bit is off.
 HIGHEST = {"BF16": 0xBFFF, "F16": 0xBFFF, "F32": 0xBFFFFFFF, "F8_E4M3": 0xBF}
 
 Tensor = tuple[str, str, tuple[int, ...]]  # name, dtype as safetensors spells it, shape
@@ -35,6 +36,7 @@ LLAMA = {
     "tie_word_embeddings": False,
 }
 LLAMA_SIZES = {  # hidden size, intermediate size, layers, heads
+    "llama-small": (1024, 2816, 4, 8),
     "llama-1gb": (2048, 5504, 8, 16),
     "llama-4gb": (3072, 8192, 16, 24),
     "llama-8gb": (4096, 11008, 18, 32),
@@ -91,7 +93,7 @@ DEEPSEEK_V3 = {  # config.json of the release: arXiv:2412.19437, section 4.2
 
 
 def make(name: str, folder: Path, *, sparse: bool = False) -> int:
-    """Makes one of the checkpoints that NAMES lists; gives the bytes of its weights.
+    """Makes one of the checkpoints that NAMES lists, in a new folder; gives the bytes of its weights.
 
     A sparse one has headers, and holes in place of numbers: it takes no room on the disk.
     """
@@ -112,15 +114,17 @@ def deepseek_v3() -> tuple[dict[str, Any], Iterator[Tensor]]:
     return DEEPSEEK_V3, _deepseek_tensors(DEEPSEEK_V3)
 
 
-def deepseek_v3_layer() -> tuple[dict[str, Any], Iterator[Tensor]]:
-    """One layer of it with its 256 experts; of the vocabulary only as much as makes a model."""
-    few = {"num_hidden_layers": 1, "first_k_dense_replace": 0, "num_nextn_predict_layers": 0, "vocab_size": 1280}
-    return DEEPSEEK_V3 | few, _deepseek_tensors(DEEPSEEK_V3 | few)
+def deepseek_v3_layer(experts: int) -> tuple[dict[str, Any], Iterator[Tensor]]:
+    """One layer of it with so many experts; of the vocabulary only as much as makes a model."""
+    one = {"num_hidden_layers": 1, "first_k_dense_replace": 0, "num_nextn_predict_layers": 0, "vocab_size": 1280}
+    config = DEEPSEEK_V3 | one | {"n_routed_experts": experts}
+    return config, _deepseek_tensors(config)
 
 
 NAMES = {
     **{name: lambda name=name: llama(name) for name in LLAMA_SIZES},
-    "deepseek-v3-layer": deepseek_v3_layer,
+    "deepseek-v3-small": lambda: deepseek_v3_layer(16),
+    "deepseek-v3-layer": lambda: deepseek_v3_layer(256),
     "deepseek-v3": deepseek_v3,
 }
 
@@ -135,7 +139,7 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: Iterator[Ten
         file = f"model-{n:05d}-of-{len(shards):06d}.safetensors" if many else "model.safetensors"
         _write_shard(folder / file, shard, sparse)
         index |= {name: file for name, _, _ in shard}
-    total = sum(_nbytes(tensor) for shard in shards for tensor in shard)
+    total = sum(nbytes(tensor) for shard in shards for tensor in shard)
     if many:
         document = {"metadata": {"total_size": total}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(document, indent=2))
@@ -213,11 +217,11 @@ def _shards(tensors: Iterator[Tensor]) -> list[list[Tensor]]:
     shards: list[list[Tensor]] = [[]]
     filled = 0
     for tensor in tensors:
-        if shards[-1] and filled + _nbytes(tensor) > SHARD_BYTES:
+        if shards[-1] and filled + nbytes(tensor) > SHARD_BYTES:
             shards.append([])
             filled = 0
         shards[-1].append(tensor)
-        filled += _nbytes(tensor)
+        filled += nbytes(tensor)
     return shards
 
 
@@ -225,7 +229,7 @@ def _write_shard(path: Path, shard: list[Tensor], sparse: bool) -> None:
     with path.open("wb", buffering=0) as file:
         file.write(write_header(shard))
         if sparse:
-            file.truncate(file.tell() + sum(_nbytes(tensor) for tensor in shard))
+            file.truncate(file.tell() + sum(nbytes(tensor) for tensor in shard))
             return
         for tensor in shard:
             _write_random(file.fileno(), tensor)
@@ -233,21 +237,20 @@ def _write_shard(path: Path, shard: list[Tensor], sparse: bool) -> None:
 
 
 def _write_random(descriptor: int, tensor: Tensor) -> None:
-    left, source = _nbytes(tensor), _random(tensor[1])
+    left, source = nbytes(tensor), _random(tensor[1])
     while left:
         left -= os.write(descriptor, source[:left])
 
 
-def _random(dtype: str, made: dict[str, memoryview] = {}) -> memoryview:  # noqa: B006  # kept on purpose
-    if dtype not in made:
-        raw = np.random.default_rng(0).integers(0, 256, RANDOM_BYTES, np.uint8)
-        words = raw.view(f"u{DTYPES[dtype].itemsize}")
-        words &= words.dtype.type(HIGHEST[dtype])
-        made[dtype] = raw.data
-    return made[dtype]
+@cache
+def _random(dtype: str) -> memoryview:
+    words = np.random.default_rng(0).integers(0, 256, RANDOM_BYTES, np.uint8).view(f"u{DTYPES[dtype].itemsize}")
+    words &= words.dtype.type(HIGHEST[dtype])
+    return words.view(np.uint8).data
 
 
-def _nbytes(tensor: Tensor) -> int:
+def nbytes(tensor: Tensor) -> int:
+    """The bytes of a tensor."""
     return math.prod(tensor[2]) * DTYPES[tensor[1]].itemsize
 
 

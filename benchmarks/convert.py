@@ -1,82 +1,150 @@
-"""Converting a random Llama of about 1 GB beside `cp` of the same bytes, interleaved in one run.
+"""Converting beside `cp` of the same bytes, both brought to the disk, in turns in one run.
 
-usage: python benchmarks/convert.py [FOLDER FOR SCRATCH]
+usage: python benchmarks/convert.py [--small] [--rounds N] [--scratch FOLDER] [CASE ...]
+
+The copy and the conversion both end when their bytes are on the disk (fsync); the copy's time without that is told,
+too. Every figure is a median over the rounds. Checkpoints and ports are removed when they have been measured: the
+largest case holds 35 GB at a time.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from checkpoints import NAMES, make, nbytes
 
-from porter.checkpoint import write_header
+FACTOR, SECONDS = 1.25, 2.0  # a conversion may take so many times what cp takes, and so many seconds more
+LEAST_RATE = 0.5  # of the copy's, per byte that is written, where FP8 is decoded
+REFERENCE_SECONDS = 2.0
+SPARE_BYTES, HELD_TENSORS = 400e6, 2  # memory: so much, and so many times the largest source tensor
 
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 32000,
-    "hidden_size": 2048,
-    "intermediate_size": 5504,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "torch_dtype": "float32",
+
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint, how it is converted, and what that may take."""
+
+    name: str
+    weights: str = "copy"
+    decodes: bool = False
+
+
+CASES = {
+    "same-1gb": Case("llama-1gb"),
+    "same-4gb": Case("llama-4gb"),
+    "fp8": Case("deepseek-v3-layer", decodes=True),
+    "reference": Case("llama-8gb", weights="reference"),
 }
-ROUNDS = 3
+SMALL = {
+    "same-small": Case("llama-small"),
+    "fp8-small": Case("deepseek-v3-small", decodes=True),
+    "reference-small": Case("llama-small", weights="reference"),
+}
 
 
-def make(folder: Path) -> int:
-    """Writes the checkpoint in float32, so that nothing is cast; gives its bytes."""
-    hidden, inner, vocabulary = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["vocab_size"]
-    square, wide = (hidden, hidden), (inner, hidden)
-    shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "lm_head.weight": (vocabulary, hidden)}
-    shapes["model.norm.weight"] = (hidden,)
-    for n in range(CONFIG["num_hidden_layers"]):
-        layer = f"model.layers.{n}"
-        shapes |= {f"{layer}.self_attn.{p}_proj.weight": square for p in "qkvo"}
-        shapes |= {f"{layer}.mlp.{p}_proj.weight": wide for p in ("gate", "up")}
-        shapes[f"{layer}.mlp.down_proj.weight"] = wide[::-1]
-        shapes |= {f"{layer}.{p}_layernorm.weight": (hidden,) for p in ("input", "post_attention")}
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    rng = np.random.default_rng(0)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(write_header([(name, "F32", shape) for name, shape in shapes.items()]))
-        for shape in shapes.values():
-            file.write(rng.standard_normal(shape, dtype=np.float32).tobytes())
-        return file.tell()
+@dataclass(frozen=True)
+class Round:
+    """Seconds of the copy, of the copy brought to the disk, and of the conversion; bytes of weights; peak memory."""
+
+    copied: float
+    synced: float
+    converted: float
+    written: int
+    peak: int
+
+
+def measure(case: Case, scratch: Path, rounds: int) -> str:
+    """A row of the table."""
+    checkpoint = scratch / "checkpoint"
+    size = make(case.name, checkpoint)
+    try:
+        found = [one_round(case, checkpoint, scratch) for _ in range(rounds)]
+    finally:
+        shutil.rmtree(checkpoint)
+    copied, synced, converted = (
+        statistics.median(seconds) for seconds in zip(*((r.copied, r.synced, r.converted) for r in found), strict=True)
+    )
+    largest = max(nbytes(tensor) for tensor in NAMES[case.name]()[1])
+    cells = [
+        f"{case.name}, {case.weights}",
+        f"{size / 1e9:.2f} GB",
+        f"{copied:.2f} s",
+        f"{synced:.2f} s",
+        f"{converted:.2f} s",
+        *judged(case, size, found[0].written, synced, converted),
+        f"{max(r.peak for r in found) / 1e6:.0f} MB",
+        f"{(SPARE_BYTES + HELD_TENSORS * largest) / 1e6:.0f} MB",
+    ]
+    return row(cells)
+
+
+def judged(case: Case, size: int, written: int, synced: float, converted: float) -> tuple[str, str]:
+    """What the conversion is measured by, and what is allowed."""
+    if case.weights == "reference":
+        return f"{converted:.2f} s", f"{REFERENCE_SECONDS:.2f} s"
+    if case.decodes:
+        rate, copy = written / converted, size / synced
+        return f"{rate / 1e9:.2f} GB/s, {rate / copy:.2f} of cp", f"at least {LEAST_RATE} of cp"
+    return f"{size / converted / 1e9:.2f} GB/s, {converted / synced:.2f} x cp", f"{FACTOR * synced + SECONDS:.2f} s"
+
+
+def one_round(case: Case, checkpoint: Path, scratch: Path) -> Round:
+    """Copies and converts once, each from a disk with nothing left to do."""
+    copy, port = scratch / "copy", scratch / "port"
+    os.sync()
+    begun = time.perf_counter()
+    subprocess.run(["cp", "-r", checkpoint, copy], check=True)
+    copied = time.perf_counter() - begun
+    subprocess.run(["sync", *copy.iterdir()], check=True)
+    synced = time.perf_counter() - begun
+    shutil.rmtree(copy)
+    os.sync()
+    command = [sys.executable, "-m", "porter", "convert", checkpoint, "--target", "ascend-910b", "--dtype", "bfloat16"]
+    to = [checkpoint, "--force"] if case.weights == "reference" else [port]
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [*command, "--weights", case.weights, "--json", "-o", *to], check=True, stdout=subprocess.PIPE
+    )
+    converted = time.perf_counter() - begun
+    result = json.loads(done.stdout)
+    shutil.rmtree(port, ignore_errors=True)
+    return Round(copied, synced, converted, sum(w["bytes"] for w in result["weights"]), result["peak_rss_bytes"])
+
+
+def row(cells: list[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    """Prints seconds, the ratio to cp, and the peak memory that porter reports."""
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as scratch:
-        checkpoint, copy, port = (Path(scratch) / name for name in ("checkpoint", "copy", "port"))
-        size = make(checkpoint)
-        command = [sys.executable, "-m", "porter", "convert", checkpoint, "--target", "onnxruntime-cpu", "-o", port]
-        taken: dict[str, list[float]] = {"cp": [], "porter convert": []}
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            subprocess.run(["cp", "-r", checkpoint, copy], check=True)
-            taken["cp"].append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-            result = subprocess.run([*command, "--json"], check=True, capture_output=True)
-            taken["porter convert"].append(time.perf_counter() - begun)
-            peak = json.loads(result.stdout)["peak_rss_bytes"]
-            shutil.rmtree(copy)
-            shutil.rmtree(port)
-        base = np.median(taken["cp"])
-        print(f"{size / 1e9:.2f} GB float32, nothing cast, median of {ROUNDS}")
-        for name, times in taken.items():
-            print(f"  {name:15} {np.median(times):6.2f} s   {np.median(times) / base:5.2f} x cp")
-        print(f"  peak memory of porter {peak / 1e6:.0f} MB")
+    """Prints a table in Markdown, row by row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"{', '.join((*CASES, *SMALL))}; all but the small ones"
+    )
+    parser.add_argument("--small", action="store_true", help="the small ones")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="a folder on the disk to measure")
+    given = parser.parse_args()
+    known = CASES | SMALL
+    if unknown := set(given.cases) - set(known):
+        parser.error(f"no case is called {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    head = ["checkpoint, weights", "bytes", "cp", "cp and sync", "porter convert", "beside cp and sync", "allowed"]
+    head += ["peak memory", "allowed"]
+    print(row(head))
+    print(row(["---"] * len(head)), flush=True)
+    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+        for name in given.cases or (SMALL if given.small else CASES):
+            print(measure(known[name], Path(scratch), given.rounds), flush=True)
 
 
 if __name__ == "__main__":

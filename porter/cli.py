@@ -58,14 +58,16 @@ class LevelName(StrEnum):
 
     weights = "weights"
     semantics = "semantics"
+    dtype = "dtype"
+    distribution = "distribution"
     all = "all"
 
 
 Form = Annotated[
     str,
     typer.Option(
-        help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or the default :128; "
-        "symmetric, or :asymmetric behind it)."
+        help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or :128, the default), "
+        "symmetric, or :asymmetric behind it."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -112,6 +114,9 @@ def convert(
     digests: Annotated[
         bool, typer.Option("--digests", help="Take the digests of referenced shards now, not at the first verify.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign the port with this private key: an elliptic curve's, PEM.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a port that is there.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Threads that read, cast and write; all cores.")] = None,
     dry_run: Annotated[
@@ -136,6 +141,7 @@ def convert(
             shard_size=shard_size,
             executor=executor,
             digests=digests,
+            sign=sign,
             force=force,
             jobs=jobs,
             dry_run=dry_run,
@@ -151,8 +157,15 @@ def verify(
     port: Annotated[Path, typer.Argument(help="A port folder.")],
     against: Annotated[Path, typer.Option("--against", help="The checkpoint that it was made from.")],
     level: Annotated[
-        LevelName, typer.Option(help="weights: bytes only; semantics: the gate that decides.")
+        LevelName,
+        typer.Option(
+            help="weights: bytes only; semantics: the gate that decides; dtype, distribution: what the dtype costs."
+        ),
     ] = LevelName.all,
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", metavar="PUB", help="Check the port's signature, too; a port without one fails."),
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")] = 8,
     as_json: Json = False,
 ) -> None:
@@ -163,7 +176,7 @@ def verify(
 
     levels = story.LEVELS if level is LevelName.all else (str(level),)
     with progress(quiet=as_json) as watch:
-        report = story.verify(port, against, levels=levels, tokens=tokens, watch=watch)
+        report = story.verify(port, against, levels=levels, public_key=public_key, tokens=tokens, watch=watch)
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
     raise typer.Exit(report.exit_code)
 

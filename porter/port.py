@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import resource
 import sys
 import time
@@ -18,7 +20,7 @@ from porter.graph import inferred
 from porter.manifest import SCHEMA_VERSION, describe
 from porter.order import Order, Work, work_out
 from porter.package.execute import cores, memory_needed
-from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, digest_of, to_json, write_file
+from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, SIGNATURE, digest_of, to_json, write_file
 from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_folder
 from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
@@ -26,6 +28,7 @@ from porter.passes import passes
 from porter.passes.checks import check
 from porter.passes.lower import Lower
 from porter.recipe import recipe
+from porter.sign import Signer
 from porter.target import Frontend
 
 Watch = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
@@ -46,6 +49,7 @@ def convert(
     force: bool = False,
     jobs: int | None = None,
     digests: bool = False,
+    sign: Path | None = None,
     dry_run: bool = False,
     watch: Watch = lambda stage, done, total: None,
 ) -> dict[str, Any]:
@@ -56,7 +60,7 @@ def convert(
     """
     begun = time.monotonic()
     order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size))
-    write_files = find_executor(executor)
+    write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     Destination(output, force, inside).refuse()
     watch("reading config.json and headers", 0, 0)
@@ -65,7 +69,8 @@ def convert(
     built, lowering = _lowered(work, output)
     graph = ir.to_proto(built).SerializeToString(deterministic=True)
     script = recipe(work.target, built, work.model.config.max_position_embeddings)
-    names = (GRAPH, *(f.name for f in work.files), *(("compile.sh",) if script else ()))
+    extras = (*(("compile.sh",) if script else ()), *((SIGNATURE,) if signer else ()))
+    names = (GRAPH, *(f.name for f in work.files), *extras)
     to = Destination(output, force, inside, names)
     to.refuse()
     refuse_links(work.shards())
@@ -76,7 +81,7 @@ def convert(
             for shard in work.shards():
                 clone(shard, partial / shard.name)
         entries = write_files(work, partial, jobs, lambda done: watch("writing weights", done, work.new_bytes))
-        shards = _shard_entries(work, digests, watch)
+        shards = _shard_entries(work, digests or signer is not None, watch)
         manifest = describe(work, built, lowering, entries, shards)
         manifest["graphs"][0] |= write_file(partial, GRAPH, graph)
         manifest["files"] = _carry(work, partial, inside)
@@ -84,7 +89,11 @@ def convert(
             manifest["files"].append(write_file(partial, "compile.sh", script.encode()))
             (partial / "compile.sh").chmod((partial / "compile.sh").stat().st_mode | 0o111)
         write_file(partial, MANIFEST, to_json(manifest))
-    return _result(output, manifest, time.monotonic() - begun)
+        (partial / SIGNATURE).unlink(missing_ok=True)  # of a run that was cut short
+        if signer:
+            signer.sign(partial, manifest, output.name)
+    signature = SIGNATURE if signer else None
+    return _result(output, manifest, time.monotonic() - begun) | {"signature": signature}
 
 
 def lower(graph: ir.Graph, frontend: Frontend) -> tuple[ir.Model, dict[str, int]]:
@@ -160,6 +169,7 @@ def _foreseen(work: Work, to: Destination, graph_bytes: int, jobs: int) -> dict[
         "free_bytes": free,
         "fits": free >= needed,
         "peak_memory_bytes": _peak() + memory_needed(len(work.files), jobs),
+        "peak_rss_bytes": _peak(),
     }
 
 
@@ -189,6 +199,9 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
 
 
 def _peak() -> int:
-    """The most memory that this process has held so far."""
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    """The most memory that this process has held so far, in bytes."""
+    with contextlib.suppress(OSError):
+        if found := re.search(rb"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_bytes(), re.MULTILINE):
+            return int(found[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB but there
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale  # on Linux it begins with that of the parent

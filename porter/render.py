@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -69,6 +70,7 @@ def print_conversion(result: Mapping[str, Any]) -> None:
         _print_foreseen(result)
         return
     graph, lowering = result["graphs"][0], result["lowering"]
+    signed = {"signature": result["signature"]} if result["signature"] else {}
     print_pairs(
         f"port: {escape(result['port'])}",
         {
@@ -80,6 +82,7 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
             "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
             "source tensors left out": result["dropped"],
+            **signed,
             "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
         },
     )
@@ -108,7 +111,9 @@ def _print_foreseen(result: Mapping[str, Any]) -> None:
 
 
 def print_parity(report: Mapping[str, Any]) -> None:
-    """The verdict of `porter verify`: plain checks one below the other, scenarios as a grid, what failed in words."""
+    """The verdict of `porter verify`: plain checks one below the other, scenarios as a grid, what was measured with its
+    errors, what failed in words.
+    """
     checks = [(level["name"], check) for level in report["levels"] for check in level["checks"]]
     plain = Table(
         title=f"{escape(report['port'])} against {escape(report['against'])}", title_justify="left", header_style="bold"
@@ -120,16 +125,56 @@ def print_parity(report: Mapping[str, Any]) -> None:
         scenario, _, quantity = check["name"].partition(": ")
         if level == "semantics" and quantity:
             grid.setdefault(scenario, {})[quantity] = f"[{STATUS[check['status']]}]{_value(check)}[/]"
-        else:
-            plain.add_row(level, escape(check["name"]), _value(check), f"{check['limit']:g}", _status(check["status"]))
-    out().print(plain)
+        elif "port" not in check:
+            limit = "" if check["limit"] is None else f"{check['limit']:g}"
+            plain.add_row(level, escape(check["name"]), _value(check), limit, _status(check["status"]))
+    if plain.row_count:
+        out().print(plain)
     if grid:
         _print_grid(grid)
+    for level in report["levels"]:
+        _print_measured(level["name"], [check for check in level["checks"] if "port" in check], report["dtype"])
     for level, check in checks:
-        if check["status"] != "pass":
+        if check["status"] in {"fail", "inconclusive"}:
             found = f"{check['name']} = {_value(check)}; {check['detail']}"
             out().print(f"{_status(check['status'])} {level}: {escape(found)}", soft_wrap=True)
     _print_verdict(report)
+
+
+def _print_measured(level: str, checks: Sequence[Mapping[str, Any]], dtype: str) -> None:
+    """Port and original side by side, each with its standard error over prompts, and the ratio where it is judged."""
+    judged = [check for check in checks if check["limit"] is not None]
+    told = [check for check in checks if check["limit"] is None]
+    title = f"{level}: off from float64, both in {dtype}"
+    _print_sides(title, ["ratio", "95 %", "limit"], judged)
+    _print_sides("told, not judged: off from the original as it is", [], told)
+
+
+def _print_sides(title: str, columns: list[str], checks: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("measure", no_wrap=True)
+    for column in ("port", "original", *columns):
+        table.add_column(column, overflow="fold", justify="right")
+    for check in checks:
+        table.add_row(*_cells(check))
+    if checks:
+        out().print(table)
+
+
+def _cells(check: Mapping[str, Any]) -> list[str]:
+    digits = 5 if check["limit"] is None else 3
+    sides = [_with_error(check[side], check[f"{side}_standard_error"], digits) for side in ("port", "original")]
+    if check["limit"] is None:
+        return [escape(check["name"].removeprefix("cost: ")), *sides]
+    low, high = check["interval"]
+    ratio = f"[{STATUS[check['status']]}]{_value(check)}[/]"
+    return [escape(check["name"]), *sides, ratio, f"{low:.2f}…{high:.2f}", f"{check['limit']:g}"]
+
+
+def _with_error(value: float, error: float, digits: int) -> str:
+    """The standard error in percent of the value."""
+    percent = abs(100 * error / value) if value else 0.0
+    return f"{value:.{digits}g} ±{percent:.{0 if percent >= 1 else 1}f}%"
 
 
 def _print_grid(grid: Mapping[str, Mapping[str, str]]) -> None:
@@ -176,6 +221,8 @@ def print_inspection(result: Mapping[str, Any]) -> None:
         "cache": f"{result['cache_bytes_per_token_per_layer']} bytes per token and layer",
     }
     if result["kind"] == "checkpoint":
+        if result["quantization"]:
+            facts["quantization"] = result["quantization"]
         facts["positions"] = result["max_positions"]
         facts["tensors left out"] = result["dropped"]
     else:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from porter.behind import Behind
 from porter.cast import cast
 from porter.checkpoint import Checkpoint, Read
 from porter.formats import decode, format_of
@@ -20,11 +21,11 @@ class Ledger:
     """Reads rows of a checkpoint's tensors and keeps the SHA-256 of every range that was read.
 
     Reads that follow one another in a tensor are one range; a tensor that is read by columns is digested as a whole.
-    A ledger belongs to one thread.
+    A ledger belongs to one thread; with one `behind` it, that takes the digests, and what is read cannot be written to.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, behind: Behind | None = None) -> None:
+        self._checkpoint, self._behind = checkpoint, behind
         self._open: dict[str, tuple[int, int, hashlib._Hash]] = {}  # tensor → first row, row after the last, digest
         self._closed: dict[str, str] = {}
         self._wholes: dict[str, str] = {}  # of what is read by columns: taken once
@@ -41,7 +42,12 @@ class Ledger:
         if after != start:
             self._close(name)
             first, digest = start, hashlib.sha256()
-        digest.update(rows.reshape(-1).view(np.uint8).data)
+        data = rows.reshape(-1).view(np.uint8).data
+        if self._behind is None:
+            digest.update(data)
+        else:
+            rows.flags.writeable = False  # it is read on, and must stay as it is until it is digested
+            self._behind.do(digest.update, data)
         self._open[name] = (first, stop, digest)
         return rows
 
@@ -60,6 +66,8 @@ class Ledger:
         return digest.hexdigest()
 
     def _close(self, name: str) -> None:
+        if self._behind is not None:
+            self._behind.settle()
         first, after, digest = self._open.pop(name)
         shape = self._checkpoint.tensors[name].shape
         whole = not shape or (first, after) == (0, shape[0])

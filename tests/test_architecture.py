@@ -25,7 +25,8 @@ FLOORS = """
 5  render
 4  inspect verify
 4  catalogue port
-3  executors manifest recipe
+3  executors sign
+3  manifest recipe
 3  order
 3  census model package passes
 2  families target
@@ -38,7 +39,7 @@ FLOORS = """
 0  graph
 0  schema
 0  quantize
-0  errors
+0  behind errors
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
@@ -69,6 +70,7 @@ DOORS = {
     "huggingface_hub": {"verify"},
     "google": {"verify"},
     "ray": {"executors"},
+    "model_signing": {"sign"},
 }
 # Blocks speak of onnx-ir's values and types; what makes nodes and tensors of them is porter.graph.
 BLOCKS_MAY_NAME = {"Value", "DataType", "Graph"}

@@ -221,6 +221,7 @@ def test_another_command_does_not_go_on(llama: Path, deepseek: Path, llama_port:
     assert "has another dtype and graph" in refusal(llama, "--dtype", "float16")
     assert "has another checkpoint and graph" in refusal(deepseek)
     assert "has another target" in refusal(llama, "--target", "ascend-910b")
+    assert "has another shard size and graph" in refusal(llama, "--shard-size", "100kB")
     assert "--force to begin anew" in refusal(deepseek)
     assert digests(tmp_path) == before
     the_same_command_ends_well(llama, tmp_path, digests(llama_port))

@@ -66,12 +66,13 @@ class Checkpoint:
             start, stop, _ = slice(start, stop).indices(shape[axis])
             shape[axis] = max(0, stop - start)
         read = np.empty(shape, dtype)
-        step = dtype.itemsize * math.prod(info.shape[axis + 1 :])
-        spans = read if axis else read.reshape(1, -1)  # what lies in one piece in the file
-        apart = step * info.shape[axis] if axis else 0
+        one = dtype.itemsize * math.prod(info.shape[axis + 1 :])
+        count = info.shape[0] if axis else 1  # of what lies in one piece in the file
+        length, apart = read.nbytes // max(1, count), info.nbytes // max(1, count)
+        data, at = read.reshape(-1).view(np.uint8).data, info.offset + start * one
         with reading(info.file) as file:
-            for n, span in enumerate(spans):
-                if not _fill(span.view(np.uint8).data, file.fileno(), info.offset + n * apart + start * step):
+            for n in range(count):
+                if not _fill(data[n * length : (n + 1) * length], file.fileno(), at + n * apart):
                     message = f"{shown(info.file.name)} was cut within or before tensor '{shown(name)}'"
                     raise CheckpointError(message, "leave the checkpoint alone while it is read")
         return read

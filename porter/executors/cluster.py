@@ -1,14 +1,16 @@
 """The weight files of a port as tasks of a Ray cluster: https://docs.ray.io.
 
-A cluster that RAY_ADDRESS names, or that this machine belongs to, is joined; where there is none, Ray is started on
-this machine for as long as it takes. Every node needs this version of porter and sees checkpoint and port under the
-same paths. A file whose worker dies is given to another one, which goes on behind what the journal says.
+The cluster that RAY_ADDRESS names is joined (`host:port` of its head, or `auto` on one of its nodes); without it, a Ray
+of our own is started on this machine for as long as it takes. Every node needs this version of porter and sees
+checkpoint and port under the same paths. A file whose worker dies is given to another one, which goes on behind what
+the journal says.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +29,7 @@ from ray.exceptions import RayError, RayTaskError
 
 RETRIES = 3  # how often a file whose worker died is given to another one
 TICK = 0.5  # seconds between two looks at the journals
+SECONDS_TO_ANSWER = 10.0
 PATIENCE = 10.0  # seconds that a cancelled worker has to come to the end of its chunk
 
 
@@ -35,10 +38,17 @@ def write_on_cluster(work: Work, folder: Path, jobs: int | None, tell: Tell) -> 
 
     Raises PortError when no cluster can be reached, a worker does not share the files, or workers die again and again.
     """
-    with _connected(jobs):
+    with _silent(), _connected(jobs):
         threads = max(1, min(2, jobs or 2, _cores_of_a_node()))
         side_by_side = lanes(len(work.files), jobs) if jobs else len(work.files)
         return _run(work.files, errands(work, folder, threads), side_by_side, tell)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Ray tells of workers that died on stdout, where there must be one document and nothing else."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 @contextlib.contextmanager
@@ -47,21 +57,28 @@ def _connected(jobs: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    named = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    where = "on this machine" if address == "local" else f"at RAY_ADDRESS '{address}'"
+    own = {"num_cpus": jobs or cores(), "include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=named or "auto", **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
-        if named or not isinstance(error, ConnectionError):
-            raise PortError(
-                f"the Ray cluster '{named or 'auto'}' cannot be joined: {_first_line(error)}",
-                "set RAY_ADDRESS to host:port of its head, or unset it to run Ray on this machine",
-            ) from None
-        ray.init(address="local", num_cpus=jobs or cores(), include_dashboard=False, **quiet)
+        _check_answers(address)
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        raise PortError(
+            f"there is no Ray {where}: {_first_line(error)}",
+            "set RAY_ADDRESS to host:port of a cluster's head, or unset it to run Ray on this machine",
+        ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises what a socket raises where nobody listens: Ray itself would wait for ten minutes and more."""
+    if address not in {"local", "auto"}:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
 def _cores_of_a_node() -> int:

@@ -11,7 +11,7 @@ import reprlib
 from porter.checkpoint import Checkpoint
 from porter.errors import FamilyError, known_names
 from porter.formats import awq, compressed_tensors, fp8, gptq
-from porter.formats.decode import decode
+from porter.formats.decoding import decode
 from porter.formats.packed import Codes, Form, Packed, Quantized
 
 __all__ = ["Codes", "Form", "Packed", "Quantized", "decode", "format_of"]
@@ -32,7 +32,7 @@ def format_of(checkpoint: Checkpoint) -> Quantized:
     if not isinstance(quantization, dict):
         raise FamilyError("config.json: quantization_config is not an object", "compare it with the model's release")
     method = quantization.get("quant_method")
-    if method not in FORMATS:
+    if not isinstance(method, str) or method not in FORMATS:
         what = f"config.json: quantization_config of method {reprlib.repr(method)} is not read"
         raise FamilyError(what, known_names(str(method), FORMATS))
     return FORMATS[method](checkpoint, quantization)

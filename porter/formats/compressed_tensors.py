@@ -29,6 +29,7 @@ LAYOUTS = ("int-quantized", "float-quantized", "naive-quantized", "pack-quantize
 PACKED, SHAPE, SCALE, ZERO, ORDER = (
     f".weight{end}" for end in ("_packed", "_shape", "_scale", "_zero_point", "_g_idx")
 )
+REORDERED = ("group", "dynamic", True)  # what `actorder` says where groups are not neighbours
 IDLE = (".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point", ".k_scale", ".v_scale")
 NOT_QUANTIZED = "a port quantizes neither activations nor the cache"
 
@@ -159,7 +160,7 @@ def _scheme_of(module: str, schemes: list[tuple[list[str], Mapping[str, Any]]]) 
 
 
 def _weight(checkpoint: Checkpoint, module: str, scheme: Mapping[str, Any]) -> Packed:
-    packed = module + PACKED in checkpoint.tensors
+    packed = any(module + end in checkpoint.tensors for end in (PACKED, SHAPE))
     kind = choice(scheme, "type", "int", "int", "float")
     bits = choice(scheme, "num_bits", None, *((4, 8) if packed else (8,)))
     symmetric = choice(scheme, "symmetric", True, False, True)
@@ -192,7 +193,7 @@ def _packed(
     tensor(checkpoint, scale, name, FLOATS, *grid)
     if zero is not None:
         tensor(checkpoint, zero, name, WORDS, (-(-rows * bits // 32), grid[0][1]))
-    ordered = module + ORDER in checkpoint.tensors
+    ordered = scheme.get("actorder") in REORDERED or module + ORDER in checkpoint.tensors
     if ordered:
         tensor(checkpoint, module + ORDER, name, ("I32", "I64"), (columns,))
     return PackedWeight(module, (rows, columns), bits, block[1], zero is not None, ordered)

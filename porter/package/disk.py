@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
+from porter.behind import Behind
 from porter.source import CHUNK_BYTES
 
 CALL_BYTES = 2**18  # to one system call: they are still in the core's cache when the system copies them
@@ -15,30 +15,30 @@ FLUSH_BYTES = 2**27  # after which the disk begins, so that at the end it has li
 class Disk:
     """An open file that is written behind the back of the thread that makes the bytes.
 
-    What is given to `write` must stay as it is until the next call; whatever the disk refuses is raised then, or by
-    `finish`. Nothing is durable before `finish`.
+    What is given to `write` must stay as it is until the next call; what the disk refuses is raised by that or a later
+    one, as OSError. Nothing is durable before `finish`.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._unflushed = 0
-        self._threads = ThreadPoolExecutor(2)  # one writes, one waits for the disk
-        self._writing: Future[None] = _nothing()
-        self._flushing: Future[None] = _nothing()
+        self._writing, self._flushing = Behind(), Behind()
 
     def write(self, data: memoryview, offset: int) -> None:
         """Begins to put `data` at `offset`, once what was given before is there."""
-        self._writing.result()
-        self._writing = self._threads.submit(self._put, data, offset)
+        self._writing.do(self._put, data, offset)
         self._unflushed += len(data)
-        if self._unflushed >= FLUSH_BYTES and self._flushing.done():
-            self._flushing.result()  # an error of the disk is told once, and never again by a later fsync
-            self._flushing = self._threads.submit(os.fdatasync, self._descriptor)
+        if self._unflushed >= FLUSH_BYTES and not self._flushing.busy():
+            self._flushing.do(os.fdatasync, self._descriptor)  # raises what the last one met: no later fsync tells it
             self._unflushed = 0
+
+    def settle(self) -> None:
+        """Waits until what was given is there for every reader; a power cut may still take it."""
+        self._writing.settle()
 
     def read(self, offset: int, length: int) -> Iterator[bytes]:
         """What stands there, chunk by chunk; less where the file ends before."""
-        self._writing.result()
+        self.settle()
         while length:
             data = os.pread(self._descriptor, min(length, CHUNK_BYTES), offset)
             if not data:
@@ -48,8 +48,8 @@ class Disk:
 
     def finish(self, size: int) -> None:
         """Cuts the file to its size; then all of it is on the disk."""
-        self._writing.result()
-        self._flushing.result()
+        self.settle()
+        self._flushing.settle()
         os.ftruncate(self._descriptor, size)
         os.fsync(self._descriptor)
 
@@ -57,16 +57,10 @@ class Disk:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._threads.shutdown()
+        self._writing.end()
+        self._flushing.end()
 
     def _put(self, data: memoryview, offset: int) -> None:
         while len(data):
             count = os.pwrite(self._descriptor, data[:CALL_BYTES], offset)
             data, offset = data[count:], offset + count
-
-
-def _nothing() -> Future[None]:
-    """Something that is done already."""
-    done: Future[None] = Future()
-    done.set_result(None)
-    return done

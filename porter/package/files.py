@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "porter.json"
+SIGNATURE = "porter.sig"
 GRAPH = "model.onnx"
 CHECKPOINT = "checkpoint"  # under `of` in the entry of a file that is not the port's own but the checkpoint's
 

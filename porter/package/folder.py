@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from porter.errors import FamilyError, Interrupted, PortError
-from porter.package.files import CHECKPOINT, MANIFEST, sync, to_json
+from porter.package.files import CHECKPOINT, MANIFEST, SIGNATURE, sync, to_json
 
 PORT, LOCK, PARAMETERS, REPLACED, MOVING = "port", "lock", "parameters.json", "replaced", "moving"
 SPARE_BYTES = 16 * 2**20  # for the graph, the tokenizer and the manifest
@@ -62,7 +62,7 @@ def _listed(folder: Path) -> set[str]:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         entries = [e for part in ("graphs", "weights", "files") for e in manifest[part]]
-        return {MANIFEST, *(e["file"] for e in entries if e.get("of") != CHECKPOINT)}
+        return {MANIFEST, SIGNATURE, *(e["file"] for e in entries if e.get("of") != CHECKPOINT)}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
 

@@ -89,7 +89,7 @@ class PlannedFile:
 def plan_files(
     weights: Sequence[Weight], port_dtype: ir.DataType, shard_size: int = SHARD_BYTES
 ) -> tuple[PlannedFile, ...]:
-    """Puts the weights into files of at most `shard_size` bytes, in their order; a larger weight has a file of its own."""
+    """Puts the weights, in their order, into files of at most `shard_size` bytes; a larger one has its own."""
     groups: list[list[Weight]] = [[]]
     filled = 0
     for weight in weights:

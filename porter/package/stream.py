@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx_ir as ir
 
+from porter.behind import Behind
 from porter.errors import PortError
 from porter.package.disk import Disk
 from porter.package.journal import Journal, Line
@@ -21,6 +22,7 @@ from porter.weights import Parts, content
 
 AHEAD = 3  # chunks that are read and cast while an earlier one is digested and written
 T = TypeVar("T")
+Content = tuple[Parts, dict[str, str] | None]
 
 Count = Callable[[int], None]  # called with bytes done; may raise to stop the work
 
@@ -28,9 +30,8 @@ Count = Callable[[int], None]  # called with bytes done; may raise to stop the w
 def write_weights(
     folder: Path, file: PlannedFile, source: Source, dtype: ir.DataType, *, threads: int, count: Count
 ) -> dict[str, Any]:
-    """Writes a weight file, with two threads that make and take its bytes side by side or with one (that of the disk,
-    which computes nothing, is not counted); gives its entry in the manifest, with the digests of the source ranges
-    under `source`.
+    """Writes a weight file: where there are two threads or more, reading, both digests and writing go side by side, and
+    keep two cores busy. Gives its entry in the manifest, with the digests of the source ranges under `source`.
 
     Raises PortError when the checkpoint changes meanwhile, FamilyError when a value does not fit, OSError as the disk
     does; what is finished stays, and the next call goes on behind it.
@@ -43,8 +44,11 @@ def write_weights(
     ):
         writer = _Writer(disk, file, journal, count)
         done = writer.replay()
-        contents = _contents(file, source, dtype, done)
-        for parts, ranges in _ahead(contents, AHEAD) if threads > 1 else contents:
+        if threads > 1:
+            contents = _ahead(_beside(file, source, dtype, done), AHEAD)
+        else:
+            contents = _contents(file, source, dtype, done, Ledger(source.checkpoint))
+        for parts, ranges in contents:
             writer.write(parts, ranges)
         disk.finish(file.size())
     return {"file": file.name, "bytes": file.size(), "sha256": writer.digest(), "source": writer.source}
@@ -55,11 +59,17 @@ def journal_of(folder: Path, file: PlannedFile) -> Path:
     return folder.parent / f"{file.name}.journal"
 
 
-def _contents(
-    file: PlannedFile, source: Source, dtype: ir.DataType, skipped: int
-) -> Iterator[tuple[Parts, dict[str, str] | None]]:
+def _beside(file: PlannedFile, source: Source, dtype: ir.DataType, skipped: int) -> Iterator[Content]:
+    """The same as `_contents`, with the digests of what is read taken by a thread of their own."""
+    behind = Behind()
+    try:
+        yield from _contents(file, source, dtype, skipped, Ledger(source.checkpoint, behind))
+    finally:
+        behind.end()
+
+
+def _contents(file: PlannedFile, source: Source, dtype: ir.DataType, skipped: int, ledger: Ledger) -> Iterator[Content]:
     """What is stored, chunk by chunk; behind a piece's last chunk comes an empty one with its source ranges."""
-    ledger = Ledger(source.checkpoint)
     for n, step in enumerate(file.steps()):
         if n >= skipped:
             for parts in content(step.weight, step.piece, source, ledger.read, dtype):
@@ -147,6 +157,7 @@ class _Writer:
                 for data in self._disk.read(place.offset, place.nbytes):
                     self._digest.update(data)
         if note:
+            self._disk.settle()
             self._journal.add(line)
         self.source |= line.source
         self._begin(next(self._steps, None))

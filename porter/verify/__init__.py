@@ -6,18 +6,22 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from porter.census import census
 from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
+from porter.sign import Verifier
 from porter.verify.report import Check, Closeness, Level, ParityReport
 
 if TYPE_CHECKING:
+    from porter.verify.original import Originals, Precision
     from porter.verify.scenarios import Scenario
 
-LEVELS = ("weights", "semantics")
+LEVELS = ("weights", "semantics", "dtype", "distribution")
 NEEDED = ("onnxruntime", "torch", "transformers")
 
 Watch = Callable[[str], None]
@@ -28,15 +32,18 @@ def verify(
     against: Path,
     *,
     levels: Sequence[str] = LEVELS,
+    public_key: Path | None = None,
     tokens: int = 8,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
-    """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily.
+    """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
+    its signature must hold, too.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
+    verifier = _verifier(public_key, levels)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
@@ -47,11 +54,22 @@ def verify(
     if "weights" in levels:
         from porter.verify.weights import check_weights
 
+        signed = _signature(port, verifier, watch) if verifier else ()
         watch("comparing weights")
-        found.append(check_weights(port, model))
-    if "semantics" in levels:
-        level, closeness, notes = _semantics(port, model, against, tokens, watch)
-        found.append(level)
+        level = check_weights(port, model)
+        found.append(Level(level.name, (*signed, *level.checks)))
+    if run := [level for level in levels if level != "weights"]:
+        if harm := _unfit(port, model, run):
+            found += harm
+        else:
+            from porter.verify.original import Originals
+            from porter.verify.own_weights import own_weights
+
+            originals = Originals(against, own_weights(port, model))
+            if "semantics" in levels:
+                level, closeness, notes = _semantics(port, model, originals, tokens, watch)
+                found.append(level)
+            found += _measured(port, model, originals, [name for name in run if name != "semantics"], watch)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -64,6 +82,18 @@ def verify(
     )
 
 
+def _verifier(public_key: Path | None, levels: Sequence[str]) -> Verifier | None:
+    if public_key and "weights" not in levels:
+        raise ParityError("the signature is checked at the weights level", "use --level weights or all")
+    return Verifier(public_key) if public_key else None
+
+
+def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
+    watch("checking the signature")
+    flaws = verifier.flaws(port.folder, port.manifest)
+    return (Check.at_most("flaws of the signature", len(flaws), 0, ", ".join(flaws[:5])),)
+
+
 def _check_related(port: Port, model: Model) -> None:
     """Raises ParityError for a checkpoint of another family or other sizes: there is nothing to compare then."""
     sizes = census(model.network)
@@ -74,57 +104,100 @@ def _check_related(port: Port, model: Model) -> None:
             raise ParityError(message, "give the checkpoint that the port was made from")
 
 
-def _semantics(
-    port: Port, model: Model, against: Path, tokens: int, watch: Watch
-) -> tuple[Level, Closeness | None, list[str]]:
+def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
+    """The levels that run the port, failed, where it is damaged; raises ParityError where nothing can be run."""
     from porter.verify.weights import damage
 
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ParityError(
-            f"the semantics level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
+            f"the {levels[0]} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
         )
-    if harm := damage(port, model):
-        check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
-        return Level("semantics", (check,)), None, []
-    stories = _stories(model, tokens)
-    watch("loading the original (transformers)")
-    from porter.verify.load import read_checkpoint
-    from porter.verify.original import Original
-    from porter.verify.own_weights import check_codes, own_weights
+    harm = damage(port, model)
+    check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
+    return [Level(name, (check,)) for name in levels] if harm else []
+
+
+def _semantics(
+    port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
+) -> tuple[Level, Closeness | None, list[str]]:
+    from porter.verify.own_weights import check_codes
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort, PortSession
 
+    stories = _stories(model, tokens)
     checks: list[Check] = []
     notes: list[str] = []
     if port.quantization is not None:
-        checks.append(check_codes(port, model, read_checkpoint(against)[1]))
-        notes.append(f"the original was given what the {port.quantization} codes mean: what they cost is not seen here")
-    override = own_weights(port, model)
-    exact, own = Original(against, "float64", override), Original(against, "float32", override)
+        checks.append(check_codes(port, model, originals.tensors()))
+        notes.append(f"the original was given what the {port.quantization} codes mean: their cost is told, not judged")
+    watch("loading the original (transformers)")
+    exact, own = originals.exact, originals.at("float32")
     try:
         watch("loading the port (ONNX Runtime)")
         forced, free = PortSession(port, model, forced=True), PortSession(port, model, forced=False)
-        sides = Semantics(forced, exact, own, lambda k, v: model.family.original_cache(model.config, k, v))
+        sides = Semantics(forced, exact, own, _entries(model))
         for story in stories:
             watch(story.name)
             checks += sides.walk(story)
         watch("greedy decoding")
         match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
     except BrokenPort as error:
-        return Level("semantics", (*checks, Check("calls that the port fails", 1, 0, "fail", str(error)))), None, notes
+        return Level("semantics", (*checks, _broken(error))), None, notes
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
     return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
 
 
+def _measured(port: Port, model: Model, originals: Originals, levels: Sequence[str], watch: Watch) -> list[Level]:
+    """The levels that measure the port at its dtype: one run of everything serves both."""
+    if not levels:
+        return []
+    from porter.verify.benchmark import Benchmark, add_prompts
+    from porter.verify.distribution import check_distribution
+    from porter.verify.dtype import check_dtype
+    from porter.verify.prompts import COUNTS, write_prompts
+    from porter.verify.session import BrokenPort, PortSession
+
+    watch(f"loading port and original in {port.dtype}")
+    exact, own, found = originals.exact, originals.at(cast("Precision", port.dtype)), Benchmark()
+    deciders = {"dtype": check_dtype, "distribution": check_distribution}
+    decided: list[Level] = []
+    try:
+        session = PortSession(port, model, forced=False, deployed=True)
+        for count in COUNTS:
+            watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
+            prompts = write_prompts(originals.as_stored(), _positions(model), count)
+            add_prompts(found, prompts, session, own, exact, _entries(model))
+            decided = [deciders[name](found, port.dtype) for name in levels]
+            if not any(level.open for level in decided):
+                break
+    except BrokenPort as error:
+        return [Level(name, (_broken(error),)) for name in levels]
+    return decided
+
+
+def _broken(error: Exception) -> Check:
+    return Check("calls that the port fails", 1, 0, "fail", str(error))
+
+
+def _entries(model: Model) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]:
+    """How the cache of this model's original looks in a port."""
+    return lambda keys, values: model.family.original_cache(model.config, keys, values)
+
+
+def _positions(model: Model) -> int | None:
+    """How many positions the model has, None for one without end."""
+    return None if model.network.model.rotary_emb.unbounded else model.config.max_position_embeddings
+
+
 def _stories(model: Model, tokens: int) -> list[Scenario]:
     from porter.verify.scenarios import SHORTEST, scenarios
 
-    rotation, positions = model.network.model.rotary_emb, model.config.max_position_embeddings
-    if not rotation.unbounded and tokens > positions - SHORTEST:
-        message = f"{tokens} tokens behind a prompt do not fit into the model's {positions} positions"
-        raise ParityError(message, f"use --tokens {max(positions - SHORTEST, 1)} or fewer")
-    boundaries = sorted({b for b in rotation.rope.boundaries() if b <= positions})
-    limit = None if rotation.unbounded else positions
+    limit = _positions(model)
+    if limit is not None and tokens > limit - SHORTEST:
+        message = f"{tokens} tokens behind a prompt do not fit into the model's {limit} positions"
+        raise ParityError(message, f"use --tokens {max(limit - SHORTEST, 1)} or fewer")
+    positions, rope = model.config.max_position_embeddings, model.network.model.rotary_emb.rope
+    boundaries = sorted({b for b in rope.boundaries() if b <= positions})
     return scenarios(model.config.vocab_size, boundaries, limit, model.network.window(), tokens)

@@ -42,7 +42,7 @@ def dequantise(tensors: Tensors, quantisation: Mapping[str, Any]) -> Tensors:
             continue
         try:
             plain[f"{module}.weight"] = decode(parts, quantisation)
-        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as cause:
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as cause:
             found = ", ".join(f"{end} {tensor.dtype} {tuple(tensor.shape)}" for end, tensor in parts.items())
             raise ParityError(
                 f"{module} cannot be multiplied out: {cause!r}; it has {found}", f"known: what {method} itself writes"

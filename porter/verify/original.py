@@ -1,10 +1,11 @@
-"""The original: transformers' own implementation of a checkpoint, run in float64 or float32."""
+"""The original: transformers' own implementation of a checkpoint, run in float64, float32, or a narrower dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,12 @@ from torch.nn.functional import pad
 
 from porter.errors import ParityError
 from porter.verify.load import build_model, read_checkpoint
-from porter.verify.precision import float64_throughout
+from porter.verify.precision import as_array, float64_throughout
 from porter.verify.routing import Routing
 from porter.verify.stored import Tensors
 
-Precision = Literal["float64", "float32"]
+SMALL = 2**26  # parameters: with fewer, a second thread does little but wait for the first, worst on a busy machine
+Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Original:
                 f"it covers the past too: {(batch, start + new)}",
             )
         routing, outputs = Routing(self._decoder, batch * new, routes), list[np.ndarray]()
-        with torch.no_grad(), self._arithmetic(), routing, ExitStack() as hooks:
+        with torch.no_grad(), self._threads(), self._arithmetic(), routing, ExitStack() as hooks:
             embedding = self._model.get_input_embeddings()
             hooks.callback(embedding.register_forward_hook(lambda _, __, rows: rows * embedding_scale).remove)
             for layer in self._decoder:
@@ -112,13 +114,13 @@ class Original:
             ).logits
         kept = tuple((layer.keys, layer.values) for layer in cache.layers)
         trace = Trace(
-            _array(logits),
+            as_array(logits),
             tuple(outputs),
             routing.router_logits,
             routing.choice,
             routing.routes,
             routing.group_scores,
-            tuple((_array(keys), _array(values)) for keys, values in kept),
+            tuple((as_array(keys), as_array(values)) for keys, values in kept),
         )
         rotary = tuple((module.max_seq_len_cached, module.inv_freq.clone()) for module in self._rotary)
         return trace, Past(kept, start + new, rotary)
@@ -135,6 +137,16 @@ class Original:
     def _arithmetic(self) -> AbstractContextManager[None]:
         return float64_throughout() if self._precision == "float64" else nullcontext()
 
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """As many as are worth it."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if self._model.num_parameters() < SMALL else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def _set_rotary(self, past: Past | None) -> None:
         """Put rotary embeddings that adapt to the sequence's length back where `past` left them."""
         for n, module in enumerate(self._rotary):
@@ -143,16 +155,43 @@ class Original:
             module.inv_freq = frequencies.clone()
 
 
+class Originals:
+    """The original in float64, and in one other precision at a time; each is loaded when it is first asked for.
+
+    All have the weights that a quantized port means, `override`, but for the one that is asked for as it is stored.
+    """
+
+    def __init__(self, folder: Path, override: Tensors) -> None:
+        self._folder, self._override = folder, override
+        self._other: tuple[Precision, Original] | None = None
+
+    @cached_property
+    def exact(self) -> Original:
+        """In float64."""
+        return Original(self._folder, "float64", self._override)
+
+    def at(self, precision: Precision) -> Original:
+        """In another precision; the one before is let go first."""
+        if self._other is None or self._other[0] != precision:
+            self._other = None
+            self._other = (precision, Original(self._folder, precision, self._override))
+        return self._other[1]
+
+    def as_stored(self) -> Original:
+        """In float64 with the checkpoint's own weights; loaded anew where these are others, and not kept."""
+        return Original(self._folder, "float64") if self._override else self.exact
+
+    def tensors(self) -> Tensors:
+        """The checkpoint's own."""
+        return read_checkpoint(self._folder)[1]
+
+
 def _keep(outputs: list[np.ndarray]) -> Any:
     def hook(layer: Any, inputs: Any, output: Any) -> None:
-        outputs.append(_array(output[0] if isinstance(output, tuple) else output))
+        outputs.append(as_array(output[0] if isinstance(output, tuple) else output))
 
     return hook
 
 
 def _integers(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.int64))
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return np.array(tensor.numpy())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -44,3 +45,8 @@ class _Widen(TorchFunctionMode):  # type: ignore[misc]
 
 def _widen(value: Any) -> Any:
     return _WIDER.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy for NumPy, which has no bfloat16: float32 holds the same numbers."""
+    return np.array((tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor).numpy())

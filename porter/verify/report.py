@@ -8,18 +8,46 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Status = Literal["pass", "fail", "inconclusive"]
+CheckStatus = Status | Literal["measured"]
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured of port and original, each with its standard error over prompts; and the interval of the ratio,
+    where that is judged.
+    """
+
+    port: float
+    port_error: float
+    original: float
+    original_error: float
+    interval: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, or their names where JSON has none."""
+        return {
+            "port": _named(self.port),
+            "port_standard_error": _named(self.port_error),
+            "original": _named(self.original),
+            "original_standard_error": _named(self.original_error),
+            "interval": [_named(end) for end in self.interval] if self.interval else None,
+        }
+
+
+@dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was measured, what is allowed, and what came of it."""
+    """One thing that was looked at: what was measured, what is allowed, and what came of it.
+
+    What is only told has no limit; its status is `measured`, and no level passes by it.
+    """
 
     name: str
     value: float | int
-    limit: float | int
-    status: Status
+    limit: float | int | None
+    status: CheckStatus
     detail: str = ""
+    measured: Measured | None = None
 
     @classmethod
     def at_most(cls, name: str, value: float | int, limit: float | int, detail: str = "") -> Check:
@@ -29,8 +57,8 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """JSON has no infinities: a value that is no number becomes its name."""
-        value = self.value if math.isfinite(self.value) else str(self.value)
-        return {"name": self.name, "value": value, "limit": self.limit, "status": self.status, "detail": self.detail}
+        found = {"name": self.name, "value": _named(self.value), "limit": self.limit, "status": self.status}
+        return {**found, "detail": self.detail, **(self.measured.to_json() if self.measured else {})}
 
 
 @dataclass(frozen=True)
@@ -43,7 +71,12 @@ class Level:
     @property
     def status(self) -> Status:
         """Fails with any check that failed; without one, what could not be decided is not passed."""
-        return worst([c.status for c in self.checks])
+        return worst([c.status for c in self.checks if c.status != "measured"])
+
+    @property
+    def open(self) -> bool:
+        """Whether more prompts could decide what is inconclusive."""
+        return any(c.status == "inconclusive" and c.measured is not None for c in self.checks)
 
 
 @dataclass(frozen=True)
@@ -106,6 +139,10 @@ def worst(statuses: Sequence[Status]) -> Status:
     """Fail before inconclusive before pass; nothing looked at is inconclusive."""
     order: tuple[Status, ...] = ("fail", "inconclusive")
     return next((s for s in order if s in statuses), "pass" if statuses else "inconclusive")
+
+
+def _named(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
 
 
 def _number(value: float) -> float | None:

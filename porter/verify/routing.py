@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from porter.errors import ParityError
+from porter.verify.precision import as_array
 
 
 class Routing(TorchFunctionMode):  # type: ignore[misc]
@@ -75,7 +76,7 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
     def _routed(self, gate: nn.Module, inputs: Any, output: Any) -> None:
         assert self._layer is not None
         logits = output[0] if isinstance(output, tuple) else output
-        self.router_logits[self._layer] = np.array(logits.numpy())
+        self.router_logits[self._layer] = as_array(logits)
 
     def _ends(self, block: nn.Module, inputs: Any, output: Any) -> None:
         if self._layer not in self.routes:
@@ -107,10 +108,10 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
             else:
                 chosen = torch.return_types.topk((scores.gather(-1, forced), forced))
             # Where a layer takes several such top-k, the last one is the choice.
-            self.choice[layer], self.routes[layer] = np.array(scores.numpy()), np.array(chosen[1].numpy())
+            self.choice[layer], self.routes[layer] = as_array(scores), as_array(chosen[1])
             return chosen
         if scores.dim() == 2 and scores.shape[-1] == groups:
-            self.group_scores[layer] = np.array(scores.numpy()), k
+            self.group_scores[layer] = as_array(scores), k
             if forced is not None:
                 # Some routers mask what lies outside the chosen groups, and weigh the experts after that.
                 scores = scores.scatter(-1, forced // (experts // groups), float("inf"))

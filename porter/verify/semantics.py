@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from porter.verify.logits import log_softmax
 from porter.verify.original import Original, Past, Trace
 from porter.verify.report import Check, Closeness
 from porter.verify.scenarios import Call, Scenario
@@ -125,7 +126,7 @@ class Semantics:
         port = np.concatenate([p for p, _ in self._logits]).astype(np.float64)
         exact = np.concatenate([e for _, e in self._logits])
         cosine = np.sum(port * exact, -1) / (np.linalg.norm(port, axis=-1) * np.linalg.norm(exact, axis=-1) + 1e-300)
-        p, q = _log_softmax(exact), _log_softmax(port)
+        p, q = log_softmax(exact), log_softmax(port)
         divergence = np.maximum(np.sum(np.exp(p) * (p - q), axis=-1), 0.0)
         return Closeness(greedy_match, float(np.abs(port - exact).max()), float(cosine.min()), float(divergence.mean()))
 
@@ -206,8 +207,3 @@ def _ratio_check(name: str, places: Mapping[str, Comparison]) -> Check:
     ratios = {place: c.ratio() for place, c in places.items()}
     worst = max(ratios, key=lambda place: ratios[place] if np.isfinite(ratios[place]) else np.inf)
     return Check.at_most(name, ratios[worst], LIMIT, f"worst at {worst}" if worst else "")
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from porter.graph import Graph
 from porter.manifest import Port
 from porter.model import Model
+from porter.verify.emulate import emulate, narrow_weights
 from porter.verify.widen import wide_weights, widen
 
 NUMPY: dict[str, np.dtype] = {
@@ -58,21 +59,21 @@ class BrokenPort(Exception):
 
 class PortSession:
     """Runs a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with weights
-    taken from the source. With `forced` routers, the experts are an input of every call.
+    taken from the source; or, `deployed`, its dtype is emulated, with the weights of its own files. With `forced`
+    routers, the experts are an input of every call.
     """
 
-    def __init__(self, port: Port, model: Model, *, forced: bool) -> None:
+    def __init__(self, port: Port, model: Model, *, forced: bool, deployed: bool = False) -> None:
         self.minimum_past = int(port.manifest["minimum_past"])
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong comes back as an exception
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
-        if port.dtype != "float32":
-            names, values = wide_weights(model)
-            options.add_external_initializers(names, values)
         with _blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(port.graph, load_external_data=False))
             if port.dtype != "float32":
-                widen(built)
+                weights = narrow_weights(built, port.folder) if deployed else wide_weights(model)
+                (emulate if deployed else widen)(built)
+                options.add_external_initializers(*weights)
             self._chosen = self._force(built) if forced else {}
             self._scale(built)
             self._watch(built)

@@ -133,6 +133,24 @@ def test_only_the_rows_asked_for_are_read(folder: Path) -> None:
     assert not last.any()
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 7), (0, 1), (2, 5), (6, 7), (3, 3)])
+@pytest.mark.parametrize("shape", [(5, 7), (1, 7), (0, 7)])
+def test_columns_of_a_matrix(folder: Path, shape: tuple[int, int], start: int, stop: int) -> None:
+    matrix = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    save_file({"before": np.ones(3, np.int8), "m": matrix, "n": matrix}, folder / "model.safetensors")
+    read = open_checkpoint(folder).read("m", start, stop, axis=1)
+    np.testing.assert_array_equal(read, matrix[:, start:stop], strict=True)
+
+
+def test_columns_of_a_matrix_that_was_cut(folder: Path) -> None:
+    save_file({"m": np.ones((4, 6))}, folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 8)
+    checkpoint.read("m", 0, 5, axis=1)
+    with pytest.raises(CheckpointError, match="was cut within or before tensor 'm'"):
+        checkpoint.read("m", 4, 6, axis=1)
+
+
 def test_unknown_tensor_lists_those_near(folder: Path) -> None:
     names = [f"model.layers.{n}.mlp.up_proj.weight" for n in range(100)]
     save_file({name: np.zeros(1) for name in names}, folder / "model.safetensors")

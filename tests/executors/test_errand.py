@@ -19,7 +19,7 @@ from porter.executors.errand import TOKEN, Errand, errands, run_errand
 from porter.executors.local import write_here
 from porter.order import Order, work_out
 
-SMALL = 300_000  # bytes of a file, so that there are several
+SMALL = 100_000  # bytes of a file, so that there are several
 
 
 @pytest.fixture

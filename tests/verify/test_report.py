@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from porter.verify.report import Check, Closeness, Level, ParityReport, Status, worst
+from porter.verify.report import Check, Closeness, Level, Measured, ParityReport, Status, worst
 
 PASS, FAIL, OPEN = (Check(status, 0, 0, status) for status in get_args(Status))
 
@@ -56,6 +56,39 @@ def test_the_exit_code_says_the_status(checks: list[Check], status: Status, code
 
 def test_a_level_without_checks_proves_nothing() -> None:
     assert Level("empty", ()).status == "inconclusive"
+
+
+TOLD = Check("cost", 7.0, None, "measured", measured=Measured(7.0, 0.5, 6.0, math.inf, None))
+
+
+def test_what_is_only_told_decides_nothing() -> None:
+    assert Level("told", (TOLD,)).status == "inconclusive"
+    assert Level("told", (TOLD, PASS)).status == "pass"
+    assert Level("told", (TOLD, FAIL)).status == "fail"
+
+
+def test_json_of_what_was_measured() -> None:
+    assert TOLD.to_json() == {
+        "name": "cost",
+        "value": 7.0,
+        "limit": None,
+        "status": "measured",
+        "detail": "",
+        "port": 7.0,
+        "port_standard_error": 0.5,
+        "original": 6.0,
+        "original_standard_error": "inf",
+        "interval": None,
+    }
+    judged = Check("error", 1.1, 2.0, "pass", measured=Measured(1.1, 0.1, 1.0, 0.1, (0.9, 1.3)))
+    assert judged.to_json()["interval"] == [0.9, 1.3]
+
+
+def test_more_prompts_can_decide_what_an_interval_left_open() -> None:
+    undecided = Check("error", 1.1, 1.2, "inconclusive", measured=Measured(1.1, 0.1, 1.0, 0.1, (0.9, 1.3)))
+    assert Level("dtype", (PASS, undecided)).open
+    assert not Level("dtype", (PASS, OPEN)).open  # nothing was measured
+    assert not Level("dtype", (PASS, TOLD)).open
 
 
 def test_json_has_the_fields_of_the_contract() -> None:

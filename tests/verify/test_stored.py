@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from porter.errors import ParityError
+from porter.verify.dequantise import dequantise
 from porter.verify.original import Original
-from porter.verify.stored import dequantise
 
 IDS = np.arange(9)[None]
 Edit = Callable[[dict[str, torch.Tensor]], object]
@@ -161,7 +161,7 @@ def test_float8_blocks_are_multiplied_out(changed: Change, tmp_path: Path) -> No
     fp8 = {"quant_method": "fp8", "weight_block_size": [20, 20]}
     folder = changed("deepseek_v3", lambda tensors: plain.update(quantise(tensors, 20)), quantization_config=fp8)
     tensors = load_file(folder / "model.safetensors")
-    found = dequantise(tensors, (20, 20))
+    found = dequantise(tensors, fp8)
     assert all(torch.equal(found[key], weight) for key, weight in plain.items())
     (tmp_path / "plain").mkdir()
     shutil.copy(folder / "config.json", tmp_path / "plain")
@@ -191,16 +191,16 @@ def test_a_weight_and_its_scale_may_lie_in_two_files(changed: Change) -> None:
     [
         (
             drop("model.layers.0.mlp.up_proj.weight"),
-            "scales without a weight: model.layers.0.mlp.up_proj.weight",
+            r"up_proj cannot be multiplied out: KeyError\('weight'\)",
         ),
         (drop("model.layers.0.mlp.up_proj.weight_scale_inv"), r"up_proj.weight \(torch.float8_e4m3fn\)"),
         (
             put("model.layers.0.mlp.up_proj.weight_scale_inv", torch.ones(2, 2)),
-            r"scales \(2, 2\), not \(3, 2\)",
+            r"up_proj cannot be .* has scales \(3, 2\).* weight_scale_inv torch.float32 \(2, 2\)",
         ),
         (
             put("model.layers.0.mlp.up_proj.weight", torch.ones(48, 32)),
-            "up_proj.weight: .* for torch.float32",
+            "up_proj cannot be multiplied out: .* weight torch.float32",
         ),
     ],
 )
@@ -215,16 +215,22 @@ def test_float8_weights_that_do_not_go_with_their_scales_are_refused(edit: Edit,
 
 
 @pytest.mark.parametrize(
-    "quantization",
+    ("quantization", "says"),
     [
-        {"quant_method": "gptq", "bits": 4},
-        {"quant_method": "fp8"},
-        {"quant_method": "fp8", "weight_block_size": [0, 1]},
+        ({"quant_method": "bitsandbytes"}, "'bitsandbytes' cannot be read"),
+        ({"quant_method": "fp8"}, "proj cannot be multiplied out: .*weight_block_size"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 1]}, "proj cannot be multiplied out: .*zero"),
     ],
 )
-def test_other_quantisation_is_refused(quantization: dict[str, Any], changed: Change) -> None:
-    with pytest.raises(ParityError, match=quantization["quant_method"]):
-        Original(changed("llama", quantization_config=quantization), "float32")
+def test_other_quantisation_is_refused(quantization: dict[str, Any], says: str, changed: Change) -> None:
+    folder = changed("llama", lambda tensors: quantise(tensors, 20), quantization_config=quantization)
+    with pytest.raises(ParityError, match=says):
+        Original(folder, "float32")
+
+
+def test_a_bias_of_zeros_that_the_model_has_not_is_left_out(changed: Change, checkpoint: Callable[[str], Path]) -> None:
+    folder = changed("llama", put("model.layers.0.self_attn.q_proj.bias", torch.zeros(32)))
+    assert np.array_equal(logits(folder), logits(checkpoint("llama")))
 
 
 def test_an_unknown_model_is_refused(changed: Change) -> None:

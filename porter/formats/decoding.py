@@ -20,7 +20,7 @@ def decode(codes: Codes, dtype: np.dtype, name: str) -> np.ndarray:
     """
     rows, columns = codes.values.shape
     result = np.empty((rows, columns), dtype)
-    step = max(1, STRIP // max(1, columns))
+    step = max(1, min(rows, STRIP // max(1, columns)))
     wide = np.empty((step, columns), np.float32)  # stays in the cache from the first operation to the last
     for begin in range(0, rows, step):
         strip = slice(begin, min(begin + step, rows))
@@ -47,8 +47,8 @@ def _scale(part: np.ndarray, codes: Codes, strip: slice) -> None:
     scales, zeros = codes.scales[strip], None if codes.zeros is None else codes.zeros[strip].astype(np.float32)
     if codes.order is not None:
         if zeros is not None:
-            part -= zeros[:, codes.order]
-        part *= scales[:, codes.order]
+            part -= np.take(zeros, codes.order, axis=1)
+        part *= np.take(scales, codes.order, axis=1)
         return
     rows, columns = part.shape
     whole = columns // codes.group

@@ -1,0 +1,94 @@
+"""Level four: what a user meets, the distribution over the next token, beside the original's at the same dtype.
+
+Each measure is a ratio to what the original itself loses at the dtype, over the original's own words. What the port is
+off from the checkpoint's original in float64, on its own routes and with its own weights, is told and not judged: the
+choice of a dtype or of a quantization is the user's, and the price is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from porter.verify import semantics
+from porter.verify.benchmark import Benchmark, Sides
+from porter.verify.intervals import Pair, Statistic, judge, mean, percentile, root_mean
+from porter.verify.report import Check, Level
+
+NARROW_LIMIT = 2.0  # times the original's own: a measure of single tokens is rougher than one of all numbers
+COUNT_LIMIT = 4.0  # of what is counted in few tokens
+ADDED = 2.0  # to each count, so that none against one is no infinity (Agresti and Coull 1998)
+FLOOR = 2.0**-50  # of divergences: the rounding of float64 in the sum
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number made of what was measured token by token.
+
+    `order` is the power of the error with which it grows: 0 for what is counted, None for what is told and not judged.
+    """
+
+    name: str
+    tokens: str
+    statistic: Statistic
+    order: int | None
+    prepare: Callable[[np.ndarray], np.ndarray] = np.asarray
+    floor: float = FLOOR
+
+
+def _squared(values: np.ndarray) -> np.ndarray:
+    return values**2
+
+
+def _squared_by_prompt(values: np.ndarray) -> np.ndarray:
+    return values.mean(axis=-1, keepdims=True) ** 2
+
+
+def _growth(values: np.ndarray) -> np.ndarray:
+    return np.exp(mean(values))
+
+
+JUDGED = (
+    Measure("KL mean", "divergence", mean, 2),
+    Measure("KL median", "divergence", percentile(50), 2),
+    Measure("KL 90 %", "divergence", percentile(90), 2),
+    Measure("KL 99 %", "divergence", percentile(99), 2),
+    Measure("change of probability", "change", root_mean, 1, _squared),
+    Measure("change of log perplexity", "surprise", root_mean, 1, _squared_by_prompt),
+    Measure("first choice changed", "choice", mean, 0),
+)
+TOLD = (
+    Measure("KL mean", "divergence", mean, None),
+    Measure("KL 99 %", "divergence", percentile(99), None),
+    Measure("KL largest", "divergence", percentile(100), None),
+    Measure("change of probability", "change", root_mean, None, _squared),
+    Measure("first choice changed", "choice", mean, None),
+    Measure("perplexity ratio", "surprise", _growth, None),
+)
+
+
+def check_distribution(found: Benchmark, dtype: str) -> Level:
+    """The measures of the level, routes among them where there are routers; then the cost."""
+    checks = [_judge(measure, found.tokens, dtype) for measure in JUDGED]
+    if found.routes.port:
+        lead, place = found.choices.worst()
+        checks.append(Check.at_most("routes changed, lead over noise", lead, semantics.TIE, f"worst at {place}"))
+        checks.append(_judge(Measure("routes changed", "routes", mean, None), {"routes": found.routes}, dtype))
+    told = [_judge(measure, found.cost, dtype) for measure in TOLD]
+    return Level("distribution", (*checks, *(replace(check, name=f"cost: {check.name}") for check in told)))
+
+
+def _judge(measure: Measure, tokens: Mapping[str, Sides], dtype: str) -> Check:
+    pair = tokens[measure.tokens].pair()
+    floor = ADDED / pair.own.size if measure.order == 0 else measure.floor
+    prepared = Pair(measure.prepare(pair.port), measure.prepare(pair.own))
+    return judge(measure.name, prepared, measure.statistic, _limit(measure.order, dtype), floor)
+
+
+def _limit(order: int | None, dtype: str) -> float | None:
+    if order is None:
+        return None
+    error = semantics.LIMIT if dtype == "float32" else NARROW_LIMIT
+    return error**order if order else COUNT_LIMIT

@@ -1,0 +1,27 @@
+"""What logits say: the distribution over the next token, and how far one is from another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def measure(logits: np.ndarray, exact: np.ndarray, next_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """What logits [N, S, V] are off from the exact ones, by token [N, S].
+
+    `divergence` is Kullback and Leibler's of the exact distribution from this one, in nats; `change` that of the next
+    token's probability; `surprise` by how much less the logarithm of that is; `choice` 1 where another token is first.
+    """
+    p, q = log_softmax(exact), log_softmax(logits.astype(np.float64))
+    likely, now = (np.take_along_axis(side, next_ids[..., None], axis=-1)[..., 0] for side in (p, q))
+    return {
+        "divergence": np.maximum(np.sum(np.exp(p) * (p - q), axis=-1), 0.0),
+        "change": np.exp(now) - np.exp(likely),
+        "surprise": likely - now,
+        "choice": (p.argmax(axis=-1) != q.argmax(axis=-1)).astype(np.float64),
+    }
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The logarithm of each token's probability, over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
