@@ -66,8 +66,8 @@ class LevelName(StrEnum):
 Form = Annotated[
     str,
     typer.Option(
-        help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or :128, the default), "
-        "symmetric, or :asymmetric behind it."
+        help="Weights as codes: none, int8 (a scale per output channel), or int4 (per block of 128, or :64 or :32; "
+        "symmetric, or :asymmetric behind it)."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
