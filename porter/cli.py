@@ -70,6 +70,10 @@ Form = Annotated[
         "symmetric, or :asymmetric behind it)."
     ),
 ]
+ShardSize = Annotated[
+    str,
+    typer.Option("--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
@@ -102,12 +106,7 @@ def convert(
         Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
     ] = Weights.copy,
     quantize: Form = "none",
-    shard_size: Annotated[
-        str,
-        typer.Option(
-            "--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."
-        ),
-    ] = "4GiB",
+    shard_size: ShardSize = "4GiB",
     executor: Annotated[
         ExecutorName, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
     ] = ExecutorName.local,
