@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packing
 import pytest
 import tiny
 from command import Outcome, digests, run
@@ -160,6 +161,17 @@ def test_what_is_not_codes_may_stay_in_the_checkpoint(dense: Path, tmp_path: Pat
     assert {e["file"] for e in manifest(source)["weights"]} == {WEIGHTS, "model.safetensors"}
     assert header(source).keys() & {QUERIES, "model.embed_tokens.weight"} == {QUERIES}
     assert failures(verify(source, source, "all")) == {}
+
+
+@pytest.mark.parametrize("stored", ["fp8", "awq"])
+def test_codes_are_made_of_what_other_codes_mean(stored: str, dense: Path, tmp_path: Path) -> None:
+    """Of a checkpoint that is quantized itself: decoded first, then encoded as any other."""
+    source = Path(shutil.copytree(dense, tmp_path / "source"))
+    packing.quantize_checkpoint(source, stored)
+    assert convert(source, tmp_path / "port", "int4:32").code == 0
+    assert header(tmp_path / "port")[DOWN]["dtype"] == "U8"
+    for level in ("weights", "semantics"):
+        assert failures(verify(tmp_path / "port", source, level)) == {}
 
 
 def test_a_port_of_codes_runs_without_porter(dense: Path, dense_port: Path, tmp_path: Path) -> None:
