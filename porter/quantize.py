@@ -89,6 +89,27 @@ class Quantization:
             codes[start * size : start * size + found.size] = found
         return stored
 
+    def adopt(self, values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> tuple[np.ndarray, ...] | None:
+        """The arrays of `tensors` for rows that are codes in this form already: number = (value - zero) * scale.
+
+        `values` [n, K] are uint8 or int8, `scales` and `zeros` [n, groups]; no zeros are all 0. None where a zero point
+        is not what the form has, or a scale is one that `encode` would not write.
+        """
+        middle = 2 ** (self.bits - 1)
+        shift = 0 if values.dtype == np.uint8 else middle  # what makes codes of int8 unsigned
+        zero = np.zeros(scales.shape, np.int16) if zeros is None else zeros.astype(np.int16)
+        zero += shift
+        allowed = (zero == middle) if self.symmetric else (zero >= 0) & (zero < 2 * middle)
+        if not (allowed.all() and (scales >= SMALLEST).all() and np.isfinite(scales).all()):
+            return None
+        scale = np.ascontiguousarray(scales, np.float32)
+        if self.block is None:
+            signed = values if shift else np.subtract(values, np.uint8(middle)).view(np.int8)
+            return np.ascontiguousarray(signed), scale.reshape(-1)
+        codes = np.ascontiguousarray(values if not shift else np.add(values, np.int8(middle)).view(np.uint8))
+        packed = _packed(codes).reshape(len(codes), -1), scale
+        return packed if self.symmetric else (*packed, zero.astype(np.uint8))
+
     def _encode(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes as they are stored, scales and zero points of blocks [n, together]."""
         low, high = _extremes(blocks)

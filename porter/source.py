@@ -12,6 +12,7 @@ from porter.behind import Behind
 from porter.cast import cast
 from porter.checkpoint import Checkpoint, Read
 from porter.formats import decode, format_of
+from porter.quantize import Quantization
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 CHUNK_BYTES = 8 * 2**20  # how much of a weight is held at once: several of these pass through memory side by side
@@ -107,15 +108,37 @@ class Source:
         Raises FamilyError when a value does not fit the dtype.
         """
         packed = self.quantized.weights.get(name)
-        row = max(1, math.prod(self.shape(name)[1:]) * dtype.itemsize)
-        step = max(1, CHUNK_BYTES // row)
-        if packed is None:
-            for begin in range(start, stop, step):
-                yield cast(read(name, begin, min(begin + step, stop)), dtype, name)
-            return
-        step = step // packed.tile * packed.tile or step
-        begin = start
-        while begin < stop:
-            end = min(begin - begin % packed.tile + step if step >= packed.tile else begin + step, stop)
-            yield decode(packed.codes(read, begin, end), dtype, name)
-            begin = end
+        for begin, end in self._strides(name, start, stop, dtype.itemsize):
+            if packed is None:
+                yield cast(read(name, begin, end), dtype, name)
+            else:
+                yield decode(packed.codes(read, begin, end), dtype, name)
+
+    def coded(
+        self, read: Read, name: str, start: int, stop: int, form: Quantization
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """Rows start…stop of a tensor as `form` stores them, a bounded number of bytes at a time: the checkpoint's own
+        codes where they are in that very form, else the codes nearest to its numbers.
+
+        Raises FamilyError where a number has no code.
+        """
+        packed, wide = self.quantized.weights.get(name), np.dtype(np.float32)
+        for begin, end in self._strides(name, start, stop, wide.itemsize):
+            if packed is None:
+                yield form.encode(cast(read(name, begin, end), wide, name), name)
+                continue
+            codes = packed.codes(read, begin, end)
+            same = packed.form == (form.bits, form.block, form.symmetric)
+            own = form.adopt(codes.values, codes.scales, codes.zeros) if same else None
+            yield own or form.encode(decode(codes, wide, name), name)
+
+    def _strides(self, name: str, start: int, stop: int, itemsize: int) -> Iterator[tuple[int, int]]:
+        """First row and the one after the last of each chunk of at most CHUNK_BYTES, if a row is not more than that."""
+        packed = self.quantized.weights.get(name)
+        tile = 1 if packed is None else packed.tile
+        step = max(1, CHUNK_BYTES // max(1, math.prod(self.shape(name)[1:]) * itemsize))
+        step = step // tile * tile or step
+        while start < stop:
+            end = min(start - start % tile + step if step >= tile else start + step, stop)
+            yield start, end
+            start = end

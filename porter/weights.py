@@ -170,8 +170,11 @@ def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dty
         yield (cast(weight.parameter.table(), plain, weight.parameter.name),)
         return
     form = weight.parameter.quantization
-    for rows in source.rows(read, piece.source, *piece.rows, plain if form is None else np.dtype(np.float32)):
-        yield (rows,) if form is None else form.encode(rows, piece.source)
+    if form is not None:
+        yield from source.coded(read, piece.source, *piece.rows, form)
+        return
+    for rows in source.rows(read, piece.source, *piece.rows, plain):
+        yield (rows,)
 
 
 def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarray]:
