@@ -89,26 +89,30 @@ class Quantization:
             codes[start * size : start * size + found.size] = found
         return stored
 
-    def adopt(self, values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> tuple[np.ndarray, ...] | None:
-        """The arrays of `tensors` for rows that are codes in this form already: number = (value - zero) * scale.
+    def keep(self, values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> tuple[np.ndarray, ...] | None:
+        """The arrays of `tensors` for rows that are codes of this form already, so that nothing is rounded twice.
 
-        `values` [n, K] are uint8 or int8, `scales` and `zeros` [n, groups]; no zeros are all 0. None where a zero point
-        is not what the form has, or a scale is one that `encode` would not write.
+        `values` [..., K] are uint8 or int8, `scales` and `zeros` (None is all 0) [..., blocks]. None where a number is
+        farther from its zero point than this form reaches.
         """
-        middle = 2 ** (self.bits - 1)
-        shift = 0 if values.dtype == np.uint8 else middle  # what makes codes of int8 unsigned
-        zero = np.zeros(scales.shape, np.int16) if zeros is None else zeros.astype(np.int16)
-        zero += shift
-        allowed = (zero == middle) if self.symmetric else (zero >= 0) & (zero < 2 * middle)
-        if not (allowed.all() and (scales >= SMALLEST).all() and np.isfinite(scales).all()):
+        if not self.symmetric:
+            assert zeros is not None
+            shift = np.uint8(ZERO if values.dtype == np.int8 else 0)
+            return self._shaped(values.shape, _packed((values + shift).astype(np.uint8)), scales, zeros + shift)
+        middle = 0 if self.bits == 8 else ZERO
+        codes = values.astype(np.int16) + middle
+        if zeros is not None:
+            codes -= np.repeat(zeros.astype(np.int16), values.shape[-1] // zeros.shape[-1], axis=-1)
+        least = middle - 2 ** (self.bits - 1)
+        if codes.size and (codes.min() < least or codes.max() >= least + 2**self.bits):
             return None
-        scale = np.ascontiguousarray(scales, np.float32)
-        if self.block is None:
-            signed = values if shift else np.subtract(values, np.uint8(middle)).view(np.int8)
-            return np.ascontiguousarray(signed), scale.reshape(-1)
-        codes = np.ascontiguousarray(values if not shift else np.add(values, np.int8(middle)).view(np.uint8))
-        packed = _packed(codes).reshape(len(codes), -1), scale
-        return packed if self.symmetric else (*packed, zero.astype(np.uint8))
+        stored = codes.astype(np.int8) if self.bits == 8 else _packed(codes.astype(np.uint8))
+        return self._shaped(values.shape, stored, scales)
+
+    def _shaped(self, shape: tuple[int, ...], *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The arrays as `tensors` has them for rows of this shape."""
+        stored = self.tensors("", shape)
+        return tuple(a.astype(d.numpy(), copy=False).reshape(s) for a, (_, d, s) in zip(arrays, stored, strict=True))
 
     def _encode(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes as they are stored, scales and zero points of blocks [n, together]."""

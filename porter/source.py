@@ -11,7 +11,7 @@ import numpy as np
 from porter.behind import Behind
 from porter.cast import cast
 from porter.checkpoint import Checkpoint, Read
-from porter.formats import decode, format_of
+from porter.formats import Codes, decode, format_of
 from porter.quantize import Quantization
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -102,43 +102,34 @@ class Source:
             return None
         return reason or self.quantized.idle.get(name)
 
+    def form(self, name: str) -> Quantization | None:
+        """How the codes of a tensor are laid out; None where it is stored as floats, or otherwise than that can say."""
+        packed = self.quantized.weights.get(name)
+        return None if packed is None else packed.form
+
     def rows(self, read: Read, name: str, start: int, stop: int, dtype: np.dtype) -> Iterator[np.ndarray]:
         """Rows start…stop of a tensor at `dtype`, a bounded number of bytes at a time.
 
         Raises FamilyError when a value does not fit the dtype.
         """
-        packed = self.quantized.weights.get(name)
-        for begin, end in self._strides(name, start, stop, dtype.itemsize):
-            if packed is None:
-                yield cast(read(name, begin, end), dtype, name)
-            else:
-                yield decode(packed.codes(read, begin, end), dtype, name)
+        if name in self.quantized.weights:
+            for codes in self.codes(read, name, start, stop, dtype.itemsize):
+                yield decode(codes, dtype, name)
+            return
+        step = self._step(name, dtype.itemsize)
+        for begin in range(start, stop, step):
+            yield cast(read(name, begin, min(begin + step, stop)), dtype, name)
 
-    def coded(
-        self, read: Read, name: str, start: int, stop: int, form: Quantization
-    ) -> Iterator[tuple[np.ndarray, ...]]:
-        """Rows start…stop of a tensor as `form` stores them, a bounded number of bytes at a time: the checkpoint's own
-        codes where they are in that very form, else the codes nearest to its numbers.
+    def codes(self, read: Read, name: str, start: int, stop: int, itemsize: int) -> Iterator[Codes]:
+        """The same of a tensor that is stored quantized, as it is stored; `itemsize` is what becomes of a number."""
+        packed, step = self.quantized.weights[name], self._step(name, itemsize)
+        step = step // packed.tile * packed.tile or step
+        begin = start
+        while begin < stop:
+            end = min(begin - begin % packed.tile + step if step >= packed.tile else begin + step, stop)
+            yield packed.codes(read, begin, end)
+            begin = end
 
-        Raises FamilyError where a number has no code.
-        """
-        packed, wide = self.quantized.weights.get(name), np.dtype(np.float32)
-        for begin, end in self._strides(name, start, stop, wide.itemsize):
-            if packed is None:
-                yield form.encode(cast(read(name, begin, end), wide, name), name)
-                continue
-            codes = packed.codes(read, begin, end)
-            same = packed.form == (form.bits, form.block, form.symmetric)
-            own = form.adopt(codes.values, codes.scales, codes.zeros) if same else None
-            yield own or form.encode(decode(codes, wide, name), name)
-
-    def _strides(self, name: str, start: int, stop: int, itemsize: int) -> Iterator[tuple[int, int]]:
-        """First row and the one after the last of each chunk of at most CHUNK_BYTES, if a row is not more than that."""
-        packed = self.quantized.weights.get(name)
-        tile = 1 if packed is None else packed.tile
-        step = max(1, CHUNK_BYTES // max(1, math.prod(self.shape(name)[1:]) * itemsize))
-        step = step // tile * tile or step
-        while start < stop:
-            end = min(start - start % tile + step if step >= tile else start + step, stop)
-            yield start, end
-            start = end
+    def _step(self, name: str, itemsize: int) -> int:
+        """How many rows make a chunk."""
+        return max(1, CHUNK_BYTES // max(1, math.prod(self.shape(name)[1:]) * itemsize))

@@ -48,7 +48,7 @@ OPTIONS = {
     "verify": {
         "PORT": ("Path", MUST),
         "--against": ("Path", MUST),
-        "--level": ("weights|semantics|all", "all"),
+        "--level": ("weights|semantics|dtype|distribution|all", "all"),
         "--public-key": ("pathlib.Path | None", None),
         "--tokens": ("int", 8),
         JSON: ("bool", False),
@@ -116,7 +116,7 @@ def test_without_arguments_it_explains_itself(given: list[str]) -> None:
         (["convert", "x", "--target", "t", "-o", "z", "--dtype", "float64"], "'float64' is not one of"),
         (["convert", "x", "--target", "t", "-o", "z", "--executor", "dask"], "'dask' is not one of"),
         (["verify", "x"], "Missing option '--against'"),
-        (["verify", "x", "--against", "y", "--level", "dtype"], "'dtype' is not one of"),
+        (["verify", "x", "--against", "y", "--level", "bytes"], "'bytes' is not one of"),
         (["verify", "x", "--against", "y", "--tokens", "0"], "--tokens"),
         (["verify", "x", "--against", "y", "--tokens", "513"], "--tokens"),
         (["inspect", "--jsno"], "No such option: --jsno"),
@@ -158,7 +158,7 @@ def test_the_document_of_a_conversion(llama: Path, tmp_path: Path) -> None:
 
 def test_the_document_of_a_verification(llama: Path, llama_port: Path) -> None:
     found = run("verify", llama_port, "--against", llama, "--tokens", 2, JSON).json()
-    assert [level["name"] for level in found["levels"]] == ["weights", "semantics"]
+    assert [level["name"] for level in found["levels"]] == ["weights", "semantics", "dtype", "distribution"]
     for level in found["levels"]:
         assert level["status"] == "pass"
         assert all({"name", "value", "limit", "status"} <= {*check} for check in level["checks"])

@@ -75,8 +75,9 @@ class Level:
 
     @property
     def open(self) -> bool:
-        """Whether more prompts could decide what is inconclusive."""
-        return any(c.status == "inconclusive" and c.measured is not None for c in self.checks)
+        """Whether more prompts could decide the level."""
+        undecided = [c for c in self.checks if c.status == "inconclusive" and c.measured is not None]
+        return self.status == "inconclusive" and bool(undecided)
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,14 @@ def test_an_interval_that_holds_the_limit_calls_for_more_prompts(
         return write_prompts(original, positions, count)
 
     monkeypatch.setattr(prompts, "write_prompts", write)
-    value = checks(report(port, checkpoint, "dtype"))["logits"]["value"]
-    assert counts == [32]
-    monkeypatch.setattr(dtype_level, "LOGITS_LIMIT", value)
-    found = checks(report(port, checkpoint, "dtype"))["logits"]
+    few = checks(report(port, checkpoint, "dtype"))["logits"]
+    monkeypatch.setattr(dtype_level, "LOGITS_LIMIT", few["value"])
+    more = checks(report(port, checkpoint, "dtype"))["logits"]
     assert counts == [32, 32, 96]
-    assert found["interval"][0] < value < found["interval"][1]
-    assert (found["status"], found["detail"][:11]) == ("inconclusive", "128 prompts")
+    assert more["port_standard_error"] < 0.7 * few["port_standard_error"]
+    monkeypatch.setattr(prompts, "COUNTS", (32,))
+    found = checks(report(port, checkpoint, "dtype"))["logits"]
+    assert (found["status"], found["detail"][:10]) == ("inconclusive", "32 prompts")
 
 
 def test_an_original_that_overflows_decides_nothing(tmp_path: Path) -> None:

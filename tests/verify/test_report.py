@@ -87,6 +87,7 @@ def test_json_of_what_was_measured() -> None:
 def test_more_prompts_can_decide_what_an_interval_left_open() -> None:
     undecided = Check("error", 1.1, 1.2, "inconclusive", measured=Measured(1.1, 0.1, 1.0, 0.1, (0.9, 1.3)))
     assert Level("dtype", (PASS, undecided)).open
+    assert not Level("dtype", (FAIL, undecided)).open  # it is decided
     assert not Level("dtype", (PASS, OPEN)).open  # nothing was measured
     assert not Level("dtype", (PASS, TOLD)).open
 
