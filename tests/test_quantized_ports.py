@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packing
 import pytest
 import tiny
 from command import Outcome, digests, run
@@ -160,6 +161,19 @@ def test_what_is_not_codes_may_stay_in_the_checkpoint(dense: Path, tmp_path: Pat
     assert {e["file"] for e in manifest(source)["weights"]} == {WEIGHTS, "model.safetensors"}
     assert header(source).keys() & {QUERIES, "model.embed_tokens.weight"} == {QUERIES}
     assert failures(verify(source, source, "all")) == {}
+
+
+@pytest.mark.parametrize(("stored", "form"), [("fp8", "int4:32"), ("awq", "int4:32"), ("int8", "int8")])
+def test_codes_are_made_of_codes(stored: str, form: str, dense: Path, tmp_path: Path) -> None:
+    """Of a checkpoint that is quantized itself: decoded and encoded anew, or taken over where the form is the same."""
+    source = Path(shutil.copytree(dense, tmp_path / "source"))
+    packing.quantize_checkpoint(source, stored)
+    assert convert(source, tmp_path / "port", form).code == 0
+    assert failures(verify(tmp_path / "port", source, "weights")) == {}
+    found = verify(tmp_path / "port", source, "semantics")
+    assert failures(found) == {}
+    (steps,) = [c for c in found.json()["levels"][0]["checks"] if c["name"].startswith("steps")]
+    assert (steps["value"] == 0) == (stored == form)
 
 
 def test_a_port_of_codes_runs_without_porter(dense: Path, dense_port: Path, tmp_path: Path) -> None:
