@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from porter import __version__
+from porter import __version__, options
 from porter.errors import Interrupted, PorterError
 
 app = typer.Typer(
@@ -20,50 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Dtype(StrEnum):
-    """The float type of a port."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class Attention(StrEnum):
-    """The form of latent attention."""
-
-    auto = "auto"
-    absorbed = "absorbed"
-    expanded = "expanded"
-
-
-class Weights(StrEnum):
-    """How weights get into a port."""
-
-    copy = "copy"
-    reference = "reference"
-
-
-class ExecutorName(StrEnum):
-    """Who writes the weight files."""
-
-    local = "local"
-    ray = "ray"
-
-
-class LevelName(StrEnum):
-    """How deep to verify."""
-
-    weights = "weights"
-    semantics = "semantics"
-    dtype = "dtype"
-    distribution = "distribution"
-    all = "all"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
 def _version(value: bool) -> None:
@@ -83,45 +37,22 @@ def root(
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json and *.safetensors.")],
-    target: Annotated[str, typer.Option("--target", help="The device; `porter targets` lists them.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The port folder to make.")],
-    dtype: Annotated[Dtype, typer.Option(help="The port's float type; auto is the front end's first.")] = Dtype.auto,
-    attention: Annotated[
-        Attention, typer.Option(help="Latent attention: absorbed (decode), expanded (long prefill); auto is absorbed.")
-    ] = Attention.auto,
-    frontend: Annotated[str | None, typer.Option(help="The way in, where a device has several.")] = None,
-    weights: Annotated[
-        Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
-    ] = Weights.copy,
-    quantize: Annotated[
-        str,
-        typer.Option(
-            help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or :128, the "
-            "default; symmetric, or :asymmetric behind it)."
-        ),
-    ] = "none",
-    shard_size: Annotated[
-        str,
-        typer.Option(
-            "--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."
-        ),
-    ] = "4GiB",
-    executor: Annotated[
-        ExecutorName, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
-    ] = ExecutorName.local,
-    digests: Annotated[
-        bool, typer.Option("--digests", help="Take the digests of referenced shards now, not at the first verify.")
-    ] = False,
-    sign: Annotated[
-        Path | None, typer.Option(metavar="KEY", help="Sign the port with this private key: an elliptic curve's, PEM.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a port that is there.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Threads that read, cast and write; all cores.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell the bytes, memory and room needed; write nothing.")
-    ] = False,
-    as_json: Json = False,
+    checkpoint: options.CHECKPOINT,
+    target: options.TARGET,
+    output: options.OUTPUT,
+    dtype: options.DTYPE = options.Dtype.auto,
+    attention: options.ATTENTION = options.Attention.auto,
+    frontend: options.FRONTEND = None,
+    weights: options.WEIGHTS = options.Weights.copy,
+    quantize: options.QUANTIZE = "none",
+    shard_size: options.SHARD_SIZE = "4GiB",
+    executor: options.EXECUTOR = options.Executor.local,
+    digests: options.DIGESTS = False,
+    sign: options.SIGN = None,
+    force: options.FORCE = False,
+    jobs: options.JOBS = None,
+    dry_run: options.DRY_RUN = False,
+    as_json: options.JSON = False,
 ) -> None:
     """Convert a checkpoint into a port for a target. Interrupted, the same command goes on where it stopped."""
     from porter import port, render
@@ -153,27 +84,19 @@ def convert(
 
 @app.command()
 def verify(
-    port: Annotated[Path, typer.Argument(help="A port folder.")],
-    against: Annotated[Path, typer.Option("--against", help="The checkpoint that it was made from.")],
-    level: Annotated[
-        LevelName,
-        typer.Option(
-            help="weights: bytes only; semantics: the gate that decides; dtype, distribution: what the dtype costs."
-        ),
-    ] = LevelName.all,
-    public_key: Annotated[
-        Path | None,
-        typer.Option("--public-key", metavar="PUB", help="Check the port's signature, too; a port without one fails."),
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")] = 8,
-    as_json: Json = False,
+    port: options.PORT,
+    against: options.AGAINST,
+    level: options.LEVEL = options.Level.all,
+    public_key: options.PUBLIC_KEY = None,
+    tokens: options.TOKENS = 8,
+    as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
     from porter import render
     from porter import verify as story
     from porter.progress import progress
 
-    levels = story.LEVELS if level is LevelName.all else (str(level),)
+    levels = story.LEVELS if level is options.Level.all else (str(level),)
     with progress(quiet=as_json) as watch:
         report = story.verify(port, against, levels=levels, public_key=public_key, tokens=tokens, watch=watch)
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
@@ -182,8 +105,8 @@ def verify(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")],
-    as_json: Json = False,
+    path: options.PATH,
+    as_json: options.JSON = False,
 ) -> None:
     """Tell what a checkpoint or a port is: architecture, parameters, bytes, cache per token, operators."""
     from porter import inspect as story
@@ -195,8 +118,8 @@ def inspect(
 
 @app.command()
 def targets(
-    name: Annotated[str | None, typer.Argument(help="One target, with the source of every fact.")] = None,
-    as_json: Json = False,
+    name: options.TARGET_NAME = None,
+    as_json: options.JSON = False,
 ) -> None:
     """List the targets, or tell what is known of one."""
     from porter import catalogue, render

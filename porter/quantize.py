@@ -89,6 +89,31 @@ class Quantization:
             codes[start * size : start * size + found.size] = found
         return stored
 
+    def keep(self, values: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> tuple[np.ndarray, ...] | None:
+        """The arrays of `tensors` for rows that are codes of this form already, so that nothing is rounded twice.
+
+        `values` [..., K] are uint8 or int8, `scales` and `zeros` (None is all 0) [..., blocks]. None where a number is
+        farther from its zero point than this form reaches.
+        """
+        if not self.symmetric:
+            assert zeros is not None
+            shift = np.uint8(ZERO if values.dtype == np.int8 else 0)
+            return self._shaped(values.shape, _packed((values + shift).astype(np.uint8)), scales, zeros + shift)
+        middle = 0 if self.bits == 8 else ZERO
+        codes = values.astype(np.int16) + middle
+        if zeros is not None:
+            codes -= np.repeat(zeros.astype(np.int16), values.shape[-1] // zeros.shape[-1], axis=-1)
+        least = middle - 2 ** (self.bits - 1)
+        if codes.size and (codes.min() < least or codes.max() >= least + 2**self.bits):
+            return None
+        stored = codes.astype(np.int8) if self.bits == 8 else _packed(codes.astype(np.uint8))
+        return self._shaped(values.shape, stored, scales)
+
+    def _shaped(self, shape: tuple[int, ...], *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The arrays as `tensors` has them for rows of this shape."""
+        stored = self.tensors("", shape)
+        return tuple(a.astype(d.numpy(), copy=False).reshape(s) for a, (_, d, s) in zip(arrays, stored, strict=True))
+
     def _encode(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes as they are stored, scales and zero points of blocks [n, together]."""
         low, high = _extremes(blocks)

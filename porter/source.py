@@ -11,7 +11,8 @@ import numpy as np
 from porter.behind import Behind
 from porter.cast import cast
 from porter.checkpoint import Checkpoint, Read
-from porter.formats import decode, format_of
+from porter.formats import Codes, decode, format_of
+from porter.quantize import Quantization
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 CHUNK_BYTES = 8 * 2**20  # how much of a weight is held at once: several of these pass through memory side by side
@@ -101,21 +102,34 @@ class Source:
             return None
         return reason or self.quantized.idle.get(name)
 
+    def form(self, name: str) -> Quantization | None:
+        """How the codes of a tensor are laid out; None where it is stored as floats, or otherwise than that can say."""
+        packed = self.quantized.weights.get(name)
+        return None if packed is None else packed.form
+
     def rows(self, read: Read, name: str, start: int, stop: int, dtype: np.dtype) -> Iterator[np.ndarray]:
         """Rows start…stop of a tensor at `dtype`, a bounded number of bytes at a time.
 
         Raises FamilyError when a value does not fit the dtype.
         """
-        packed = self.quantized.weights.get(name)
-        row = max(1, math.prod(self.shape(name)[1:]) * dtype.itemsize)
-        step = max(1, CHUNK_BYTES // row)
-        if packed is None:
-            for begin in range(start, stop, step):
-                yield cast(read(name, begin, min(begin + step, stop)), dtype, name)
+        if name in self.quantized.weights:
+            for codes in self.codes(read, name, start, stop, dtype.itemsize):
+                yield decode(codes, dtype, name)
             return
+        step = self._step(name, dtype.itemsize)
+        for begin in range(start, stop, step):
+            yield cast(read(name, begin, min(begin + step, stop)), dtype, name)
+
+    def codes(self, read: Read, name: str, start: int, stop: int, itemsize: int) -> Iterator[Codes]:
+        """The same of a tensor that is stored quantized, as it is stored; `itemsize` is what becomes of a number."""
+        packed, step = self.quantized.weights[name], self._step(name, itemsize)
         step = step // packed.tile * packed.tile or step
         begin = start
         while begin < stop:
             end = min(begin - begin % packed.tile + step if step >= packed.tile else begin + step, stop)
-            yield decode(packed.codes(read, begin, end), dtype, name)
+            yield packed.codes(read, begin, end)
             begin = end
+
+    def _step(self, name: str, itemsize: int) -> int:
+        """How many rows make a chunk."""
+        return max(1, CHUNK_BYTES // max(1, math.prod(self.shape(name)[1:]) * itemsize))

@@ -19,9 +19,12 @@ from porter.blocks.module import Parameter
 from porter.cast import cast
 from porter.checkpoint import Read
 from porter.errors import FamilyError
+from porter.formats import decode
 from porter.source import FLOATS, Source
 
 HOPELESS = 100_000  # tensors missing after which no more are looked for
+
+FLOAT32 = np.dtype(np.float32)
 
 Parts = tuple[np.ndarray, ...]
 
@@ -160,7 +163,7 @@ def _list(names: Sequence[str]) -> str:
 
 def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dtype: ir.DataType) -> Iterator[Parts]:
     """What is stored of a piece (of the table, where there is none), in order, a bounded number of bytes at a time:
-    one array for each tensor of `Parameter.stored`.
+    one array for each tensor of `Parameter.stored`. Codes that lie in the form that is asked for stay what they are.
 
     Raises FamilyError when a value does not fit the dtype.
     """
@@ -170,8 +173,16 @@ def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dty
         yield (cast(weight.parameter.table(), plain, weight.parameter.name),)
         return
     form = weight.parameter.quantization
-    for rows in source.rows(read, piece.source, *piece.rows, plain if form is None else np.dtype(np.float32)):
-        yield (rows,) if form is None else form.encode(rows, piece.source)
+    if form is None:
+        for rows in source.rows(read, piece.source, *piece.rows, plain):
+            yield (rows,)
+    elif source.form(piece.source) == form:
+        for codes in source.codes(read, piece.source, *piece.rows, FLOAT32.itemsize):
+            kept = form.keep(codes.values, codes.scales, codes.zeros)
+            yield form.encode(decode(codes, FLOAT32, piece.source), piece.source) if kept is None else kept
+    else:
+        for rows in source.rows(read, piece.source, *piece.rows, FLOAT32):
+            yield form.encode(rows, piece.source)
 
 
 def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarray]:

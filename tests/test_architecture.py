@@ -21,6 +21,7 @@ PORTER = ROOT / "porter"
 # A module may import what stands on a lower line, and of its own package whatever it likes. Top to bottom:
 FLOORS = """
 5  cli
+5  options
 5  progress
 5  render
 4  inspect verify
@@ -44,7 +45,7 @@ FLOORS = """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
 DOORS = {
-    "typer": {"cli"},
+    "typer": {"cli", "options"},
     "rich": {"render", "progress"},
     "onnx": {"schema", "graph", "passes", "inspect", "verify"},  # those that look at finished graphs
     "onnx_ir": {

@@ -179,3 +179,15 @@ def test_a_damaged_or_unknown_checkpoint_is_refused(
     refusal = run("convert", folder, "--target", "onnxruntime-cpu", "-o", tmp_path / "port", "--json").refusal()
     assert says in refusal
     assert not (tmp_path / "port").exists()
+
+
+def test_codes_of_the_form_that_is_asked_for_cost_nothing_more(
+    quantized: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    source = quantized("llama", "int8")
+    given = ("convert", source, "--target", "onnxruntime-cpu", "-o", tmp_path / "port", "--quantize", "int8", "--json")
+    assert run(*given).code == 0
+    found = run("verify", tmp_path / "port", "--against", source, "--level", "semantics", "--json")
+    assert found.code == 0
+    (steps,) = [c for c in found.json()["levels"][0]["checks"] if c["name"] == "steps from a number to its code"]
+    assert steps["value"] == 0

@@ -12,9 +12,9 @@ from porter.checkpoint import Checkpoint
 from porter.errors import FamilyError, known_names
 from porter.formats import awq, compressed_tensors, fp8, gptq
 from porter.formats.decoding import decode
-from porter.formats.packed import Codes, Form, Packed, Quantized
+from porter.formats.packed import Codes, Packed, Quantized
 
-__all__ = ["Codes", "Form", "Packed", "Quantized", "decode", "format_of"]
+__all__ = ["Codes", "Packed", "Quantized", "decode", "format_of"]
 
 FORMATS = {"fp8": fp8.read, "compressed-tensors": compressed_tensors.read, "gptq": gptq.read, "awq": awq.read}
 PACKED = (".qweight", ".weight_packed")  # what no float checkpoint has

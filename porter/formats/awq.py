@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from porter.checkpoint import Checkpoint, Read
-from porter.formats.packed import Codes, Form, Quantized
+from porter.formats.packed import Codes, Quantized
 from porter.formats.stored import FLOATS, WORDS, choice, group_size, modules, tensor
+from porter.quantize import Quantization
 
 ENDS = (".qweight", ".qzeros", ".scales")
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of eight neighbours stands in which four bits of a word, from the lowest
@@ -28,7 +29,7 @@ class AwqWeight:
     module: str
     shape: tuple[int, ...]
     group: int
-    form: Form
+    form: Quantization
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -59,12 +60,12 @@ def read(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> Quantized:
     bits = choice(quantization, "bits", None, 4)
     choice(quantization, "zero_point", True, True)
     group = group_size(quantization)
-    form = Form(bits, group, False)
+    form = Quantization(bits, group, False)
     weights = {f"{name}.weight": _weight(checkpoint, name, group, form) for name in modules(checkpoint, ENDS)}
     return Quantized(f"awq, {bits} bits, {'whole rows' if group is None else f'groups of {group}'}", weights)
 
 
-def _weight(checkpoint: Checkpoint, module: str, group: int | None, form: Form) -> AwqWeight:
+def _weight(checkpoint: Checkpoint, module: str, group: int | None, form: Quantization) -> AwqWeight:
     qweight, qzeros, scales = (module + end for end in ENDS)
     beside = next(n for n in (qweight, qzeros, scales) if n in checkpoint.tensors)
     tensor(checkpoint, qweight, beside, WORDS)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from porter.checkpoint import Read
-from porter.formats.packed import Codes, Form
+from porter.formats.packed import Codes
+from porter.quantize import Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class BlockWeight:
     shape: tuple[int, ...]
     block: tuple[int, int]
     zero: str | None = None
-    form: Form | None = None
+    form: Quantization | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -22,8 +22,9 @@ from porter.checkpoint import Checkpoint, Read
 from porter.errors import FamilyError
 from porter.formats.blocks import BlockWeight, blocks
 from porter.formats.fp8 import block_size
-from porter.formats.packed import Codes, Form, Packed, Quantized
+from porter.formats.packed import Codes, Packed, Quantized
 from porter.formats.stored import FLOATS, RELEASE, WORDS, choice, fields, group_order, group_size, modules, tensor
+from porter.quantize import Quantization
 
 LAYOUTS = ("int-quantized", "float-quantized", "naive-quantized", "pack-quantized", "mixed-precision")
 PACKED, SHAPE, SCALE, ZERO, ORDER = (
@@ -55,9 +56,9 @@ class PackedWeight:
         return 32 // self.bits if self.zeros else 1
 
     @property
-    def form(self) -> Form | None:
+    def form(self) -> Quantization | None:
         block = None if self.group >= self.shape[1] else self.group
-        return None if self.ordered else Form(self.bits, block, not self.zeros)
+        return None if self.ordered else Quantization(self.bits, block, not self.zeros)
 
     def codes(self, read: Read, start: int, stop: int) -> Codes:
         read(self.module + SHAPE, 0, 2)  # known already, but what a weight is made of belongs into the ledger
@@ -175,7 +176,7 @@ def _weight(checkpoint: Checkpoint, module: str, scheme: Mapping[str, Any]) -> P
     tensor(checkpoint, scale, name, FLOATS, *grid)
     if zero is not None:
         tensor(checkpoint, zero, name, ("I8",), *grid)
-    form = Form(8, None if block[1] == shape[1] else block[1], zero is None) if kind == "int" else None
+    form = Quantization(8, None if block[1] == shape[1] else block[1], zero is None) if kind == "int" else None
     return BlockWeight(name, scale, shape, block, zero, form)
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from porter.checkpoint import Checkpoint, Read
 from porter.errors import FamilyError
-from porter.formats.packed import Codes, Form, Quantized
+from porter.formats.packed import Codes, Quantized
 from porter.formats.stored import FLOATS, WORDS, choice, fields, group_order, group_size, modules, tensor
+from porter.quantize import Quantization
 
 ENDS = (".qweight", ".qzeros", ".scales", ".g_idx")
 STORED_LESS = {"gptq": 1, "gptq_v2": 0}  # what was taken off the zero points, by `checkpoint_format`
@@ -35,7 +36,7 @@ class GptqWeight:
     group: int
     stored_less: int
     ordered: bool  # whether there is a g_idx
-    form: Form | None
+    form: Quantization | None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ def read(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> Quantized:
     choice(quantization, "is_marlin_format", False, False)
     _refuse_overrides(quantization.get("dynamic"))
     group, scattered = group_size(quantization), choice(quantization, "desc_act", False, False, True)
-    form = None if scattered else Form(bits, group, choice(quantization, "sym", False, False, True))
+    form = None if scattered else Quantization(bits, group, choice(quantization, "sym", False, False, True))
     names = modules(checkpoint, ENDS)
     weights = {
         f"{name}.weight": _weight(checkpoint, name, bits, group, STORED_LESS[layout], form, scattered) for name in names
@@ -103,7 +104,7 @@ def _weight(
     bits: int,
     group: int | None,
     stored_less: int,
-    form: Form | None,
+    form: Quantization | None,
     scattered: bool,
 ) -> GptqWeight:
     qweight, qzeros, scales, g_idx = (module + end for end in ENDS)

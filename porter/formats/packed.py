@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from porter.checkpoint import Read
-
-
-class Form(NamedTuple):
-    """How integer codes are laid out: one scale for each `block` columns of a row, or for a whole row where it is None.
-
-    Symmetric codes have no zero point, or one that stands in the middle everywhere.
-    """
-
-    bits: int
-    block: int | None
-    symmetric: bool
+from porter.quantize import Quantization
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +42,8 @@ class Packed(Protocol):
         """How many rows, counted from row 0, share what is stored: reads that end between two tiles read it once."""
 
     @property
-    def form(self) -> Form | None:
-        """How its codes are laid out; None where that is more than a Form can say."""
+    def form(self) -> Quantization | None:
+        """How its codes are laid out; None where that is more than a Quantization can say."""
 
     def codes(self, read: Read, start: int, stop: int) -> Codes:
         """Rows start…stop. Raises FamilyError for numbers that mean nothing."""

@@ -22,6 +22,7 @@ from porter.verify.report import Check
 from porter.verify.stored import Tensors
 from porter.weights import Weight
 
+TINY = 2.0**-149  # where a block is all zeros, its scale may be zero, too
 HALF_A_STEP = 0.5 + 2.0**-14  # codes reach 127, and dividing and multiplying by the scale rounds in float32
 
 
@@ -48,7 +49,7 @@ def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -
     """
     worst, where = 0.0, ""
     for name, part in _by_source(port, model):
-        off = (part.numbers.double() - tensors[name].double()).abs() / part.steps.double().abs()
+        off = (part.numbers.double() - tensors[name].double()).abs() / part.steps.double().abs().clamp(min=TINY)
         largest = float(off.nan_to_num(nan=math.inf).max())
         if largest > worst:
             worst, where = largest, name

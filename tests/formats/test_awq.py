@@ -11,6 +11,7 @@ from packing import AWQ, write
 
 from porter.errors import FamilyError
 from porter.formats import decode, format_of
+from porter.quantize import Quantization
 
 # Eight outputs of two inputs, each input a group. From the lowest bits a word has the outputs 0 2 4 6 1 3 5 7, so what
 # is written down from the highest bits is 7 5 3 1 6 4 2 0.
@@ -38,7 +39,7 @@ def test_words_written_by_hand(tmp_path: Path) -> None:
 
 
 def test_its_form_is_asymmetric(tmp_path: Path) -> None:
-    assert format_of(write(tmp_path, BY_HAND, ONES)).weights["w.weight"].form == (4, 1, False)
+    assert format_of(write(tmp_path, BY_HAND, ONES)).weights["w.weight"].form == Quantization(4, 1, symmetric=False)
 
 
 @pytest.mark.parametrize(

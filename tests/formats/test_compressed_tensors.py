@@ -11,7 +11,8 @@ import pytest
 from packing import compressed, config_group, write
 
 from porter.errors import FamilyError
-from porter.formats import Form, decode, format_of
+from porter.formats import decode, format_of
+from porter.quantize import Quantization
 from porter.source import Source
 
 FLOAT = np.dtype(np.float32)
@@ -78,7 +79,7 @@ def test_an_order_that_was_never_filled_in_is_none(tmp_path: Path) -> None:
 
 def test_int8_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path, INT8, ROWS), [[-64, 0, 63.5], [0.25, 0.5, 0.75]])
-    assert format_of(write(tmp_path, INT8, ROWS)).weights["w.weight"].form == Form(8, None, True)
+    assert format_of(write(tmp_path, INT8, ROWS)).weights["w.weight"].form == Quantization(8, None, symmetric=True)
 
 
 @pytest.mark.parametrize("shape", [(1,), (), (1, 1)])

@@ -12,6 +12,7 @@ from packing import GPTQ, gptq, write
 from porter.blocks.module import Parameter
 from porter.errors import FamilyError
 from porter.formats import decode, format_of
+from porter.quantize import Quantization
 from porter.source import Source
 from porter.weights import bind
 
@@ -137,7 +138,7 @@ def test_symmetric_codes_have_their_zero_point_in_the_middle(tmp_path: Path) -> 
     stored, _ = gptq(np.random.default_rng(0).standard_normal((16, 24)).astype(np.float32))
     checkpoint = write(tmp_path, {f"w.{end}": array for end, array in stored.items()}, GPTQ)
     packed = format_of(checkpoint).weights["w.weight"]
-    assert packed.form == (4, 8, True)
+    assert packed.form == Quantization(4, 8, symmetric=True)
     zeros = packed.codes(checkpoint.read, 3, 9).zeros
     assert zeros is not None
     assert set(zeros.ravel()) == {8}

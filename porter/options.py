@@ -1,0 +1,105 @@
+"""What the command line takes: every argument and option with its values and the words of its help."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Dtype(StrEnum):
+    """The float type of a port."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class Attention(StrEnum):
+    """The form of latent attention."""
+
+    auto = "auto"
+    absorbed = "absorbed"
+    expanded = "expanded"
+
+
+class Weights(StrEnum):
+    """How weights get into a port."""
+
+    copy = "copy"
+    reference = "reference"
+
+
+class Executor(StrEnum):
+    """Who writes the weight files."""
+
+    local = "local"
+    ray = "ray"
+
+
+class Level(StrEnum):
+    """How deep to verify."""
+
+    weights = "weights"
+    semantics = "semantics"
+    dtype = "dtype"
+    distribution = "distribution"
+    all = "all"
+
+
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+
+CHECKPOINT = Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json and *.safetensors.")]
+TARGET = Annotated[str, typer.Option("--target", help="The device; `porter targets` lists them.")]
+OUTPUT = Annotated[Path, typer.Option("-o", "--output", help="The port folder to make.")]
+DTYPE = Annotated[Dtype, typer.Option(help="The port's float type; auto is the front end's first.")]
+ATTENTION = Annotated[
+    Attention, typer.Option(help="Latent attention: absorbed (decode), expanded (long prefill); auto is absorbed.")
+]
+FRONTEND = Annotated[str | None, typer.Option(help="The way in, where a device has several.")]
+WEIGHTS = Annotated[
+    Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
+]
+QUANTIZE = Annotated[
+    str,
+    typer.Option(
+        help="Weights as codes: none, int8 (a scale per output channel), int4 (per block: :32, :64 or :128, the "
+        "default; symmetric, or :asymmetric behind it)."
+    ),
+]
+SHARD_SIZE = Annotated[
+    str,
+    typer.Option("--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."),
+]
+EXECUTOR = Annotated[
+    Executor, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
+]
+DIGESTS = Annotated[
+    bool, typer.Option("--digests", help="Take the digests of referenced shards now, not at the first verify.")
+]
+SIGN = Annotated[
+    Path | None, typer.Option(metavar="KEY", help="Sign the port with this private key: an elliptic curve's, PEM.")
+]
+FORCE = Annotated[bool, typer.Option("--force", help="Replace a port that is there.")]
+JOBS = Annotated[int | None, typer.Option(min=1, help="Threads that read, cast and write; all cores.")]
+DRY_RUN = Annotated[bool, typer.Option("--dry-run", help="Tell the bytes, memory and room needed; write nothing.")]
+
+PORT = Annotated[Path, typer.Argument(help="A port folder.")]
+AGAINST = Annotated[Path, typer.Option("--against", help="The checkpoint that it was made from.")]
+LEVEL = Annotated[
+    Level,
+    typer.Option(
+        help="weights: bytes only; semantics: the gate that decides; dtype, distribution: what the dtype costs."
+    ),
+]
+PUBLIC_KEY = Annotated[
+    Path | None,
+    typer.Option("--public-key", metavar="PUB", help="Check the port's signature, too; a port without one fails."),
+]
+TOKENS = Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")]
+
+PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
+TARGET_NAME = Annotated[str | None, typer.Argument(help="One target, with the source of every fact.")]
