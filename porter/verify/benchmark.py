@@ -67,12 +67,13 @@ def add_prompts(
         positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         ported, _ = port.run(ids, positions, np.ones_like(ids))
         rough, _ = own.run(ids)
-        free, _ = exact.run(ids)
-        for_port, for_own = free, free
-        if free.routes:
+        if prompts.routes:
             for_port, for_own = (exact.run(ids, routes=trace.routes)[0] for trace in (ported, rough))
-            found.routes.add(*(_changed(trace.routes, free.routes, len(ids)) for trace in (ported, rough)))
             found.choices.add(ported.routes, for_port, rough, for_own)
+            exactly = {n: chosen[batch] for n, chosen in prompts.routes.items()}
+            found.routes.add(_changed(ported.routes, exactly), _changed(rough.routes, exactly))
+        else:
+            for_port = for_own = exact.run(ids)[0]
         references = [_of_original(trace, list(ported.cache), to_entries) for trace in (for_port, for_own)]
         _add_squares(found, _of_port(ported, len(ids)), _of_original(rough, list(ported.cache), to_entries), references)
         _add_tokens(found.tokens, prompts, batch, (ported.logits, rough.logits), (for_port.logits, for_own.logits))
@@ -121,8 +122,7 @@ def _square(values: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean((values.astype(np.float64) - exact) ** 2, axis=1, keepdims=True))
 
 
-def _changed(routes: Mapping[int, np.ndarray], exact: Mapping[int, np.ndarray], prompts: int) -> np.ndarray:
-    """1 for each layer and token whose experts are not the exact ones: [N, layers * S]."""
-    pairs = [(np.sort(routes[n], axis=-1), np.sort(chosen, axis=-1)) for n, chosen in exact.items()]
-    changed = [(mine != theirs).any(axis=-1).reshape(prompts, -1) for mine, theirs in pairs]
-    return np.concatenate(changed, axis=1).astype(np.float64)
+def _changed(routes: Mapping[int, np.ndarray], exact: Mapping[int, np.ndarray]) -> np.ndarray:
+    """1 for each layer and token whose experts [N * S, K] are not the exact ones [N, S, K]: [N, layers * S]."""
+    pairs = [(np.sort(routes[n].reshape(chosen.shape)), np.sort(chosen)) for n, chosen in exact.items()]
+    return np.concatenate([(mine != theirs).any(axis=-1) for mine, theirs in pairs], axis=1).astype(np.float64)

@@ -43,6 +43,7 @@ def _squared(values: np.ndarray) -> np.ndarray:
 
 
 def _squared_by_prompt(values: np.ndarray) -> np.ndarray:
+    """Of the logarithm of a prompt's perplexity."""
     return values.mean(axis=-1, keepdims=True) ** 2
 
 
@@ -55,15 +56,15 @@ JUDGED = (
     Measure("KL median", "divergence", percentile(50), 2),
     Measure("KL 90 %", "divergence", percentile(90), 2),
     Measure("KL 99 %", "divergence", percentile(99), 2),
-    Measure("change of probability", "change", root_mean, 1, _squared),
-    Measure("change of log perplexity", "surprise", root_mean, 1, _squared_by_prompt),
+    Measure("probability change", "change", root_mean, 1, _squared),
+    Measure("perplexity change", "surprise", root_mean, 1, _squared_by_prompt),
     Measure("first choice changed", "choice", mean, 0),
 )
 TOLD = (
     Measure("KL mean", "divergence", mean, None),
     Measure("KL 99 %", "divergence", percentile(99), None),
     Measure("KL largest", "divergence", percentile(100), None),
-    Measure("change of probability", "change", root_mean, None, _squared),
+    Measure("probability change", "change", root_mean, None, _squared),
     Measure("first choice changed", "choice", mean, None),
     Measure("perplexity ratio", "surprise", _growth, None),
 )
@@ -75,8 +76,9 @@ def check_distribution(found: Benchmark, dtype: str) -> Level:
     if found.routes.port:
         lead, place = found.choices.worst()
         checks.append(Check.at_most("routes changed, lead over noise", lead, semantics.TIE, f"worst at {place}"))
-        checks.append(_judge(Measure("routes changed", "routes", mean, None), {"routes": found.routes}, dtype))
     told = [_judge(measure, found.cost, dtype) for measure in TOLD]
+    if found.routes.port:
+        told.append(_judge(Measure("routes changed", "routes", mean, None), {"routes": found.routes}, dtype))
     return Level("distribution", (*checks, *(replace(check, name=f"cost: {check.name}") for check in told)))
 
 

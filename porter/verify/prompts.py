@@ -29,6 +29,7 @@ class Prompts:
     next_ids: np.ndarray  # [N, S]: the token that the original wrote behind each
     opening: int  # the first tokens of each, which are random
     logits: np.ndarray  # [N, S, V]: the original's own in float64, all tokens in one call
+    routes: dict[int, np.ndarray]  # layer → [N, S, K]: the experts that it chose in that call
 
     def batches(self) -> Iterator[slice]:
         """The prompts in groups that are run at once."""
@@ -55,8 +56,10 @@ def write_prompts(original: Original, positions: int | None, count: int) -> Prom
         trace, past = original.run(new, past=past)
         new = _draw(trace.logits[:, -1], generator)
         ids = np.concatenate([ids, new], axis=1)
-    logits = [original.run(ids[start : start + BATCH, :-1])[0].logits for start in range(0, count, BATCH)]
-    return Prompts(ids[:, :-1], ids[:, 1:], opening, np.concatenate(logits))
+    traces = [original.run(ids[start : start + BATCH, :-1])[0] for start in range(0, count, BATCH)]
+    routes = {n: np.concatenate([trace.routes[n] for trace in traces]) for n in traces[0].routes}
+    shaped = {n: chosen.reshape(count, length, -1) for n, chosen in routes.items()}
+    return Prompts(ids[:, :-1], ids[:, 1:], opening, np.concatenate([trace.logits for trace in traces]), shaped)
 
 
 def _draw(logits: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ from measured import checks, disturb_weights, report, write
 from surgery import graph_of, rewire
 
 JUDGED = {"KL mean", "KL median", "KL 90 %", "KL 99 %"}
-JUDGED |= {"change of probability", "change of log perplexity", "first choice changed"}
+JUDGED |= {"probability change", "perplexity change", "first choice changed"}
 CHOICE, ROUTE = "mlp.gate.Route.TopK_2.0", "mlp.gate.Route."
 
 
@@ -29,7 +29,11 @@ def test_a_sound_port_passes_and_its_cost_is_told(sound: tuple[str, Path, Path])
     routed = family == "deepseek_v3"
     assert set(judged) == JUDGED | ({"routes changed, lead over noise"} if routed else set())
     assert {check["status"] for check in judged.values()} == {"pass"}
-    told = [found["cost: KL mean"], found["cost: perplexity ratio"], *([found["routes changed"]] if routed else [])]
+    told = [
+        found["cost: KL mean"],
+        found["cost: perplexity ratio"],
+        *([found["cost: routes changed"]] if routed else []),
+    ]
     assert [(check["limit"], check["interval"]) for check in told] == [(None, None)] * len(told)
     assert told[1]["value"] == pytest.approx(1, abs=0.02)
     assert 0 < found["KL mean"]["port_standard_error"] < 0.5 * found["KL mean"]["port"]
@@ -50,7 +54,7 @@ def test_weights_that_are_one_percent_off_fail(sound: tuple[str, Path, Path], tm
     document = report(copy, checkpoint, "distribution")
     found = checks(document)
     assert document["status"] == "fail"
-    assert {found[name]["status"] for name in ("KL mean", "KL median", "change of probability")} == {"fail"}
+    assert {found[name]["status"] for name in ("KL mean", "KL median", "probability change")} == {"fail"}
     assert found["KL mean"]["value"] > 2 * found["KL mean"]["limit"]
     assert found["cost: KL mean"]["value"] > 4 * found["cost: KL mean"]["original"]
 
@@ -66,7 +70,7 @@ def test_routers_without_their_group_limit_fail(dtype: str, tmp_path: Path) -> N
     assert routes["status"] == "fail"
     assert float(routes["value"]) > 5 * routes["limit"]
     assert "layer" in routes["detail"]
-    assert found["routes changed"]["port"] > 5 * found["routes changed"]["original"]
+    assert found["cost: routes changed"]["port"] > 5 * found["cost: routes changed"]["original"]
 
 
 def test_the_verdict_in_words(sound: tuple[str, Path, Path], tmp_path: Path) -> None:
