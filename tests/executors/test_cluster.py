@@ -92,7 +92,7 @@ def test_the_bytes_are_those_of_one_machine(
     assert run("verify", tmp_path / NAME, "--against", deepseek, "--level", "weights").code == 0
 
 
-@pytest.mark.parametrize("form", [["--dtype", "float16"], ["--quantize", "int4"]])
+@pytest.mark.parametrize("form", [["--dtype", "float16"], ["--quantize", "int8"]])
 def test_a_dense_model_in_another_form(form: list[object], llama: Path, address: str, tmp_path: Path) -> None:
     for name in ("local", "ray"):
         assert run(*command(llama, tmp_path / name, *form, "--executor", name)).code == 0
