@@ -142,6 +142,8 @@ def main() -> None:
     head += ["peak memory", "allowed"]
     print(row(head))
     print(row(["---"] * len(head)), flush=True)
+    if given.scratch:
+        given.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         for name in given.cases or (SMALL if given.small else CASES):
             print(measure(known[name], Path(scratch), given.rounds), flush=True)

@@ -15,7 +15,7 @@ from porter.formats import Codes, decode, format_of
 from porter.quantize import Quantization
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
-CHUNK_BYTES = 8 * 2**20  # how much of a weight is held at once: several of these pass through memory side by side
+CHUNK_BYTES = 4 * 2**20  # how much of a weight is held at once: several of these pass through memory side by side
 
 
 class Ledger:

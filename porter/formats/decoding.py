@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import ml_dtypes
 import numpy as np
 
@@ -11,6 +9,9 @@ from porter.cast import STRIP, cast_into
 from porter.formats.packed import Codes
 
 FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+SIGN_AND_NUMBER = np.array(0x87F00000, np.uint32).view(np.int32)
+LIFT = np.float32(2.0**120)  # exponents of float8_e4m3fn count from 7, of float32 from 127
+MOST_TO_LIFT = 2.0**7  # a scale that times LIFT is still a float32
 
 
 def decode(codes: Codes, dtype: np.dtype, name: str) -> np.ndarray:
@@ -22,30 +23,36 @@ def decode(codes: Codes, dtype: np.dtype, name: str) -> np.ndarray:
     result = np.empty((rows, columns), dtype)
     step = max(1, min(rows, STRIP // max(1, columns)))
     wide = np.empty((step, columns), np.float32)  # stays in the cache from the first operation to the last
+    lift = codes.values.dtype == FP8 and codes.zeros is None and bool(np.all(np.abs(codes.scales) < MOST_TO_LIFT))
     for begin in range(0, rows, step):
         strip = slice(begin, min(begin + step, rows))
         part = result[strip] if dtype == np.float32 else wide[: strip.stop - begin]
-        _widen(codes.values[strip], part)
+        lifted = _widen(codes.values[strip], part, lift)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so, for the cast to judge
-            _scale(part, codes, strip)
+            _scale(part, codes.scales[strip] * lifted, codes, strip)
         if dtype != np.float32:
             cast_into(result[strip], part, name)
     return result
 
 
-def _widen(values: np.ndarray, out: np.ndarray) -> None:
-    if values.dtype != FP8:
-        np.copyto(out, values)
-        return
-    numbers, pairs = _tables()
-    flat, to = np.ascontiguousarray(values).reshape(-1).view(np.uint8), out.reshape(-1)
-    even = flat.size // 2 * 2
-    np.take(pairs, flat[:even].view(np.uint16), out=to[:even].view(np.uint64), mode="clip")  # "raise" would buffer
-    to[even:] = numbers[flat[even:]]
+def _widen(values: np.ndarray, out: np.ndarray, lift: bool) -> np.float32:
+    """Writes the numbers that codes mean into `out`, but for a factor, a power of two, that is given back.
+
+    With `lift`, they are FP8: its bits are those of a float32 once they stand in their place, only the exponent counts
+    from elsewhere. That is exact, for subnormal numbers too, and so is a scale times the factor.
+    """
+    if not lift or ((values.view(np.uint8) & 0x7F) == 0x7F).any():  # what is no number is spelt otherwise in float32
+        np.copyto(out, values, casting="unsafe")
+        return np.float32(1)
+    bits = out.view(np.int32)
+    np.copyto(bits, values.view(np.int8))  # which carries the sign to the left end
+    np.left_shift(bits, 20, out=bits)
+    np.bitwise_and(bits, SIGN_AND_NUMBER, out=bits)
+    return LIFT
 
 
-def _scale(part: np.ndarray, codes: Codes, strip: slice) -> None:
-    scales, zeros = codes.scales[strip], None if codes.zeros is None else codes.zeros[strip].astype(np.float32)
+def _scale(part: np.ndarray, scales: np.ndarray, codes: Codes, strip: slice) -> None:
+    zeros = None if codes.zeros is None else codes.zeros[strip].astype(np.float32)
     if codes.order is not None:
         if zeros is not None:
             part -= np.take(zeros, codes.order, axis=1)
@@ -62,11 +69,3 @@ def _scale(part: np.ndarray, codes: Codes, strip: slice) -> None:
             if zeros is not None:
                 one -= zeros[:, groups, None]
             one *= scales[:, groups, None]
-
-
-@cache
-def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the 256 codes, and of every two codes that lie side by side: looked up two at a time."""
-    numbers = np.arange(256, dtype=np.uint8).view(FP8).astype(np.float32)
-    pairs = numbers[np.arange(65536, dtype=np.uint16).view(np.uint8)]
-    return numbers, pairs.view(np.uint64)

@@ -20,7 +20,7 @@ from porter.package.plan import PlannedFile, Step
 from porter.source import Ledger, Source
 from porter.weights import Parts, content
 
-AHEAD = 3  # chunks that are read and cast while an earlier one is digested and written
+AHEAD = 8  # chunks that are read and cast while an earlier one is digested and written
 T = TypeVar("T")
 Content = tuple[Parts, dict[str, str] | None]
 
@@ -36,11 +36,9 @@ def write_weights(
     Raises PortError when the checkpoint changes meanwhile, FamilyError when a value does not fit, OSError as the disk
     does; what is finished stays, and the next call goes on behind it.
     """
-    path = folder / file.name
     with (
         Journal(journal_of(folder, file)) as journal,
-        path.open("r+b" if path.exists() else "x+b", buffering=0) as out,
-        Disk(out.fileno()) as disk,
+        Disk(folder / file.name) as disk,
     ):
         writer = _Writer(disk, file, journal, count)
         done = writer.replay()
