@@ -35,6 +35,7 @@ bench: $(READY)  ## ratios beside a reference, in one run
 	$(BIN)/python benchmarks/experts.py
 	$(BIN)/python benchmarks/convert.py --small
 	$(BIN)/python benchmarks/deepseek_v3_folder.py
+	$(BIN)/python benchmarks/bytes.py
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,8 +1,8 @@
 """Bytes on their way to the disk: written by a thread of their own, while the next ones are made.
 
-What is written will not be read again soon, and a cache full of it costs more than the disk does: filling 4 GB of it
-took between one and nine seconds of a core, writing past it (O_DIRECT, `man 2 open`) a fifth of one. So whole blocks
-go straight to the disk where the file system can do that, and the edges of a chunk through the cache.
+What is written will not be read again soon, and to fill the page cache with it costs a core several times what writing
+past it does (O_DIRECT, `man 2 open`; `benchmarks/bytes.py`). So whole blocks go straight to the disk where the file
+system can do that, and the edges of a chunk through the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from porter.source import CHUNK_BYTES
 
 BLOCK = 4096  # what memory, offset and length of a direct write are multiples of, on every disk that is known
 LEAST_DIRECT = 2**18  # less than that is not worth the way to the disk
-CALL_BYTES = 2**18  # to one system call: they are still in the core's cache when the system copies them
 
 
 class Disk:
@@ -96,7 +95,7 @@ class Disk:
 
     def _put_cached(self, data: memoryview, offset: int) -> None:
         while len(data):
-            count = os.pwrite(self._cached, data[:CALL_BYTES], offset)
+            count = os.pwrite(self._cached, data, offset)
             data, offset = data[count:], offset + count
 
 

@@ -36,7 +36,6 @@ def way(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "CALL_BYTES", 1000)
     monkeypatch.setattr(writing, "LEAST_DIRECT", 3 * BLOCK)
     monkeypatch.setattr(writing, "CHUNK_BYTES", 2 * BLOCK)
 
