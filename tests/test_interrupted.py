@@ -153,16 +153,20 @@ def larger(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_killed_at_fifty_random_moments(larger: Path, tmp_path: Path) -> None:
-    begun = time.monotonic()
-    assert spawn(*command(larger, tmp_path / "whole")).code == 0
-    seconds, expected = time.monotonic() - begun, digests(tmp_path / "whole")
+    """Half of them fall anywhere, half behind the moment when the writing begins."""
+    with started(larger, tmp_path / "whole") as process:
+        begun = time.monotonic()
+        assert process.wait() == 0
+        seconds = time.monotonic() - begun
+    expected = digests(tmp_path / "whole" / NAME)
     chance, found = random.Random(20260301), {"nothing": 0, "unfinished": 0, "whole": 0}
     for moment in range(50):
         folder = tmp_path / str(moment)
-        given = [sys.executable, "-m", "porter", *map(str, command(larger, folder / NAME))]
-        with subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        with started(larger, folder) as process:
+            while moment % 2 and state(folder) == "nothing":
+                time.sleep(0.001)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0, seconds))
+                process.wait(chance.uniform(0, seconds if moment % 2 == 0 else seconds / 4))
             process.kill()
         found[state(folder)] += 1
         shutil.rmtree(folder / NAME, ignore_errors=state(folder) != "whole")
@@ -170,6 +174,11 @@ def test_killed_at_fifty_random_moments(larger: Path, tmp_path: Path) -> None:
         shutil.rmtree(folder)
     print(found)
     assert found["unfinished"] >= 10, "the moments must fall into the writing, too"
+
+
+def started(checkpoint: Path, folder: Path) -> subprocess.Popen[bytes]:
+    given = [sys.executable, "-m", "porter", *map(str, command(checkpoint, folder / NAME))]
+    return subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
 
 
 def state(folder: Path) -> str:
