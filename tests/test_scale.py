@@ -93,9 +93,12 @@ def test_stacked_experts_are_never_held(large: Path, tmp_path: Path) -> None:
     assert result["peak_rss_bytes"] < SPARE_BYTES
 
 
-def test_the_peak_is_foreseen(large: Path, tmp_path: Path) -> None:
-    foreseen = converted(large, tmp_path / "port", "--dry-run")
-    assert converted(large, tmp_path / "port")["peak_rss_bytes"] <= foreseen["peak_memory_bytes"] < SPARE_BYTES
+@pytest.mark.parametrize("more", [[], ["--jobs", "1"], ["--jobs", "64", "--shard-size", "60MB"]])
+def test_the_peak_is_foreseen(large: Path, tmp_path: Path, more: list[str]) -> None:
+    """However many files are written side by side."""
+    foreseen = converted(large, tmp_path / "port", *more, "--dry-run")
+    found = converted(large, tmp_path / "port", *more)
+    assert found["peak_rss_bytes"] <= foreseen["peak_memory_bytes"] < SPARE_BYTES
 
 
 # ------------------------------------------------------------------ whose memory it is

@@ -14,6 +14,7 @@ from typing import Any
 
 from porter.errors import PortError
 from porter.order import Order, Work, work_out
+from porter.package.execute import ahead
 from porter.package.stream import write_weights
 
 TOKEN = "shared"  # beside the port to be; its content, by chance, is that of no other run
@@ -60,7 +61,7 @@ def run_errand(errand: Errand) -> dict[str, Any]:
         work.files[errand.number],
         work.model.source,
         work.dtype,
-        threads=errand.threads,
+        ahead=ahead(1, errand.threads),
         count=lambda nbytes: None,  # whoever sent it counts what the journal says
     )
 

@@ -15,8 +15,6 @@ def write_here(work: Work, folder: Path, jobs: int | None, tell: Tell) -> list[d
     """The `Executor` of one machine."""
 
     def task(file: PlannedFile) -> Task:
-        return lambda threads, count: write_weights(
-            folder, file, work.model.source, work.dtype, threads=threads, count=count
-        )
+        return lambda ahead, count: write_weights(folder, file, work.model.source, work.dtype, ahead=ahead, count=count)
 
     return run_here([task(file) for file in work.files], jobs or cores(), tell)

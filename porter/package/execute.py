@@ -10,11 +10,13 @@ from typing import Any
 
 from porter.source import CHUNK_BYTES
 
-HELD_CHUNKS = 12
+HELD_BYTES = 240 * 2**20  # of chunks in memory, in all files that are written side by side
+IN_HAND = 12  # chunks that the steps of one file work on at once, with what they need for it
+AHEAD = 8  # chunks that wait between reading and writing: more even out what a disk does, and are of no further use
 SPARE_BYTES = 32 * 2**20
 TICK = 0.1  # seconds between two looks at the progress
 
-Task = Callable[[int, Callable[[int], None]], dict[str, Any]]  # (threads, called with bytes done) → manifest entry
+Task = Callable[[int, Callable[[int], None]], dict[str, Any]]  # (chunks ahead, called with bytes done) → manifest entry
 Tell = Callable[[int], None]  # bytes done in all, from the thread that called
 
 
@@ -28,15 +30,21 @@ def cores() -> int:
 
 
 def lanes(tasks: int, jobs: int) -> int:
-    """How many tasks run side by side: two threads to each where there are enough."""
-    return max(1, min(tasks, jobs // 2))
+    """How many tasks run side by side: two threads to each where there are enough, no more than memory is for."""
+    return max(1, min(tasks, jobs // 2, HELD_BYTES // ((IN_HAND + 2) * CHUNK_BYTES)))
+
+
+def ahead(side_by_side: int, jobs: int) -> int:
+    """How many chunks of a task wait between reading and writing; none where one thread does it all."""
+    return min(AHEAD, HELD_BYTES // (side_by_side * CHUNK_BYTES) - IN_HAND) if jobs > 1 else 0
 
 
 def memory_needed(tasks: int, jobs: int) -> int:
     """Bytes that the running tasks hold at most, beyond what the process has: chunks being read, cast, waiting and
     written, and the digests of the ranges.
     """
-    return lanes(tasks, jobs) * HELD_CHUNKS * CHUNK_BYTES + SPARE_BYTES
+    running = lanes(tasks, jobs)
+    return running * (IN_HAND + ahead(running, jobs)) * CHUNK_BYTES + SPARE_BYTES
 
 
 def run_here(tasks: Sequence[Task], jobs: int, tell: Tell) -> list[dict[str, Any]]:
@@ -52,9 +60,10 @@ def run_here(tasks: Sequence[Task], jobs: int, tell: Tell) -> list[dict[str, Any
         with lock:
             done[0] += nbytes
 
-    with ThreadPoolExecutor(lanes(len(tasks), jobs)) as pool:
+    side_by_side = lanes(len(tasks), jobs)
+    with ThreadPoolExecutor(side_by_side) as pool:
         try:
-            running = [pool.submit(task, min(2, jobs), count) for task in tasks]
+            running = [pool.submit(task, ahead(side_by_side, jobs), count) for task in tasks]
             pending: set[Any] = set(running)
             while pending:
                 over, pending = wait(pending, TICK, FIRST_EXCEPTION)

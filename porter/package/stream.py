@@ -20,7 +20,6 @@ from porter.package.plan import PlannedFile, Step
 from porter.source import Ledger, Source
 from porter.weights import Parts, content
 
-AHEAD = 8  # chunks that are read and cast while an earlier one is digested and written
 T = TypeVar("T")
 Content = tuple[Parts, dict[str, str] | None]
 
@@ -28,10 +27,12 @@ Count = Callable[[int], None]  # called with bytes done; may raise to stop the w
 
 
 def write_weights(
-    folder: Path, file: PlannedFile, source: Source, dtype: ir.DataType, *, threads: int, count: Count
+    folder: Path, file: PlannedFile, source: Source, dtype: ir.DataType, *, ahead: int, count: Count
 ) -> dict[str, Any]:
-    """Writes a weight file: where there are two threads or more, reading, both digests and writing go side by side, and
-    keep two cores busy. Gives its entry in the manifest, with the digests of the source ranges under `source`.
+    """Writes a weight file; gives its entry in the manifest, with the digests of the source ranges under `source`.
+
+    With `ahead`, so many chunks wait between reading and writing: these and both digests go side by side, and keep two
+    cores busy. Without, one thread does it all but for the writing.
 
     Raises PortError when the checkpoint changes meanwhile, FamilyError when a value does not fit, OSError as the disk
     does; what is finished stays, and the next call goes on behind it.
@@ -42,8 +43,8 @@ def write_weights(
     ):
         writer = _Writer(disk, file, journal, count)
         done = writer.replay()
-        if threads > 1:
-            contents = _ahead(_beside(file, source, dtype, done), AHEAD)
+        if ahead:
+            contents = _ahead(_beside(file, source, dtype, done), ahead)
         else:
             contents = _contents(file, source, dtype, done, Ledger(source.checkpoint))
         for parts, ranges in contents:

@@ -72,7 +72,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def write(folder: Path, file: PlannedFile, checkpoint: Checkpoint, threads: int = 2, **more: Any) -> dict[str, Any]:
     count: Callable[[int], None] = more.get("count", lambda nbytes: None)
     (folder / "port").mkdir(parents=True, exist_ok=True)
-    return write_weights(folder / "port", file, Source(checkpoint), FLOAT, threads=threads, count=count)
+    return write_weights(folder / "port", file, Source(checkpoint), FLOAT, ahead=3 * (threads - 1), count=count)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -138,7 +138,7 @@ def test_it_goes_on_after_any_interruption(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoint, "read", noted)
         entry = write_weights(
-            tmp_path / "cut" / "port", planned, source, FLOAT, threads=threads, count=lambda nbytes: None
+            tmp_path / "cut" / "port", planned, source, FLOAT, ahead=3 * (threads - 1), count=lambda nbytes: None
         )
     assert entry == whole
     assert (tmp_path / "cut" / "port" / planned.name).read_bytes() == (
