@@ -196,7 +196,8 @@ def _print_verdict(report: Mapping[str, Any]) -> None:
     for note in report["notes"]:
         out().print(f"note: {escape(note)}", soft_wrap=True)
     verdict = {"pass": "parity holds", "fail": "parity FAILS", "inconclusive": "inconclusive"}[report["status"]]
-    levels = " and ".join(level["name"] for level in report["levels"])
+    *others, last = (level["name"] for level in report["levels"])
+    levels = f"{', '.join(others)} and {last}" if others else last
     where = f"at {levels} for {escape(report['target'])} in {report['dtype']} ({report['seconds']:.1f} s)"
     out().print(f"[{STATUS[report['status']]}]{verdict}[/] {where}")
 
