@@ -78,7 +78,7 @@ def _table(source: np.dtype, target: np.dtype) -> np.ndarray:
 
 @cache
 def _largest(dtype: np.dtype) -> float:
-    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]  # ml_dtypes says no types here
 
 
 def _refuse_overflow(out: np.ndarray, array: np.ndarray, name: str) -> None:

@@ -17,12 +17,11 @@ from porter.errors import PortError
 from porter.graph import all_nodes
 from porter.model import Model
 from porter.order import Work
-from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, digest_of, replace_file, to_json
+from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, PARTS, digest_of, replace_file, to_json
 from porter.package.plan import DTYPES
 from porter.quantize import FORMS, Quantization
 
 SCHEMA_VERSION = 1
-PARTS = ("graphs", "weights", "files")  # of a manifest: what lists the files of a port
 FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(
     ("minimum_past", "parameters", "active_parameters", "layers", "cache_width"), int
 )

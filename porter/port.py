@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def convert(
     order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size))
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
-    Destination(output, force, inside).refuse()
+    to = Destination(output, force, inside)
+    to.clear_up()
+    to.refuse()
     watch("reading config.json and headers", 0, 0)
     work = work_out(order)
     watch("building the graph", 0, 0)
@@ -71,7 +74,7 @@ def convert(
     script = recipe(work.target, built, work.model.config.max_position_embeddings)
     extras = (*(("compile.sh",) if script else ()), *((SIGNATURE,) if signer else ()))
     names = (GRAPH, *(f.name for f in work.files), *extras)
-    to = Destination(output, force, inside, names)
+    to = replace(to, names=names)
     to.refuse()
     refuse_links(work.shards())
     if dry_run:
@@ -84,10 +87,7 @@ def convert(
         shards = _shard_entries(work, digests or signer is not None, watch)
         manifest = describe(work, built, lowering, entries, shards)
         manifest["graphs"][0] |= write_file(partial, GRAPH, graph)
-        manifest["files"] = _carry(work, partial, inside)
-        if script is not None:
-            manifest["files"].append(write_file(partial, "compile.sh", script.encode()))
-            (partial / "compile.sh").chmod((partial / "compile.sh").stat().st_mode | 0o111)
+        manifest["files"] = _carry(work, partial, inside) + _script(partial, script)
         write_file(partial, MANIFEST, to_json(manifest))
         (partial / SIGNATURE).unlink(missing_ok=True)  # of a run that was cut short
         if signer:
@@ -140,6 +140,15 @@ def _carry(work: Work, folder: Path, inside: bool) -> list[dict[str, Any]]:
     return [write_file(folder, file.name, file.read_bytes()) for file in files]
 
 
+def _script(folder: Path, script: str | None) -> list[dict[str, Any]]:
+    """compile.sh, which may be run; no file where there is no script."""
+    if script is None:
+        return []
+    entry = write_file(folder, "compile.sh", script.encode())
+    (folder / "compile.sh").chmod((folder / "compile.sh").stat().st_mode | 0o111)
+    return [entry]
+
+
 def _is_inside(order: Order, output: Path) -> bool:
     """Whether the port goes into the checkpoint's own folder. Raises PortError where it must not."""
     source, port = order.checkpoint.resolve(), output.resolve()
@@ -155,7 +164,7 @@ def _is_inside(order: Order, output: Path) -> bool:
 
 def _foreseen(work: Work, to: Destination, graph_bytes: int, jobs: int) -> dict[str, Any]:
     """What `--dry-run` tells: nothing is written."""
-    needed, free = work.new_bytes + graph_bytes + SPARE_BYTES, free_bytes(to.output)
+    needed, free, peak = work.new_bytes + graph_bytes + SPARE_BYTES, free_bytes(to.output), _peak()
     return {
         "schema_version": SCHEMA_VERSION,
         "dry_run": True,
@@ -168,8 +177,8 @@ def _foreseen(work: Work, to: Destination, graph_bytes: int, jobs: int) -> dict[
         "bytes": needed,
         "free_bytes": free,
         "fits": free >= needed,
-        "peak_memory_bytes": _peak() + memory_needed(len(work.files), jobs),
-        "peak_rss_bytes": _peak(),
+        "peak_memory_bytes": peak + memory_needed(len(work.files), jobs),
+        "peak_rss_bytes": peak,
     }
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from porter.errors import PortError
-from porter.manifest import PARTS
 from porter.package.execute import cores
-from porter.package.files import CHECKPOINT, MANIFEST, SIGNATURE, digest_of
+from porter.package.files import CHECKPOINT, MANIFEST, PARTS, SIGNATURE, digest_of
 
 NEW_KEY = "make one: openssl ecparam -name prime256v1 -genkey -noout -out KEY; openssl ec -in KEY -pubout -out PUB"
 FORM = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [SIGNATURE]}

@@ -15,7 +15,7 @@ import numpy as np
 
 from porter.checkpoint import Checkpoint, Read
 from porter.formats.packed import Codes, Quantized
-from porter.formats.stored import FLOATS, WORDS, choice, group_size, modules, tensor
+from porter.formats.stored import FLOATS, WORDS, choice, first, group_size, modules, tensor, title
 from porter.quantize import Quantization
 
 ENDS = (".qweight", ".qzeros", ".scales")
@@ -62,13 +62,12 @@ def read(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> Quantized:
     group = group_size(quantization)
     form = Quantization(bits, group, False)
     weights = {f"{name}.weight": _weight(checkpoint, name, group, form) for name in modules(checkpoint, ENDS)}
-    return Quantized(f"awq, {bits} bits, {'whole rows' if group is None else f'groups of {group}'}", weights)
+    return Quantized(title("awq", bits, group), weights)
 
 
 def _weight(checkpoint: Checkpoint, module: str, group: int | None, form: Quantization) -> AwqWeight:
     qweight, qzeros, scales = (module + end for end in ENDS)
-    beside = next(n for n in (qweight, qzeros, scales) if n in checkpoint.tensors)
-    tensor(checkpoint, qweight, beside, WORDS)
+    tensor(checkpoint, qweight, first(checkpoint, (qweight, qzeros, scales)), WORDS)
     columns, words = checkpoint.tensors[qweight].shape
     count = 1 if group is None else -(-columns // group)
     tensor(checkpoint, qzeros, qweight, WORDS, (count, words))

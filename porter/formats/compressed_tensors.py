@@ -23,7 +23,18 @@ from porter.errors import FamilyError
 from porter.formats.blocks import BlockWeight, blocks
 from porter.formats.fp8 import block_size
 from porter.formats.packed import Codes, Packed, Quantized
-from porter.formats.stored import FLOATS, RELEASE, WORDS, choice, fields, group_order, group_size, modules, tensor
+from porter.formats.stored import (
+    FLOATS,
+    RELEASE,
+    WORDS,
+    choice,
+    fields,
+    first,
+    group_order,
+    group_size,
+    modules,
+    tensor,
+)
 from porter.quantize import Quantization
 
 LAYOUTS = ("int-quantized", "float-quantized", "naive-quantized", "pack-quantized", "mixed-precision")
@@ -184,7 +195,7 @@ def _packed(
     checkpoint: Checkpoint, module: str, bits: int, scheme: Mapping[str, Any], zero: str | None
 ) -> PackedWeight:
     name, scale = module + PACKED, module + SCALE
-    beside = next(module + end for end in (PACKED, SHAPE, SCALE, ZERO, ORDER) if module + end in checkpoint.tensors)
+    beside = first(checkpoint, (module + end for end in (PACKED, SHAPE, SCALE, ZERO, ORDER)))
     tensor(checkpoint, name, beside, WORDS)
     rows, words = checkpoint.tensors[name].shape
     columns = _columns(checkpoint, tensor(checkpoint, module + SHAPE, name, ("I32", "I64"), (2,)), rows, words, bits)

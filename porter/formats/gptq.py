@@ -18,7 +18,7 @@ import numpy as np
 from porter.checkpoint import Checkpoint, Read
 from porter.errors import FamilyError
 from porter.formats.packed import Codes, Quantized
-from porter.formats.stored import FLOATS, WORDS, choice, fields, group_order, group_size, modules, tensor
+from porter.formats.stored import FLOATS, WORDS, choice, fields, first, group_order, group_size, modules, tensor, title
 from porter.quantize import Quantization
 
 ENDS = (".qweight", ".qzeros", ".scales", ".g_idx")
@@ -84,8 +84,7 @@ def read(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> Quantized:
         f"{name}.weight": _weight(checkpoint, name, bits, group, STORED_LESS[layout], form, scattered) for name in names
     }
     biases = {f"{name}.bias": NO_BIAS for name in names if f"{name}.bias" in checkpoint.tensors}
-    title = f"gptq, {bits} bits, {'whole rows' if group is None else f'groups of {group}'}"
-    return Quantized(title, weights, idle_zeros=biases)
+    return Quantized(title("gptq", bits, group), weights, idle_zeros=biases)
 
 
 def _refuse_overrides(dynamic: object) -> None:
@@ -108,8 +107,7 @@ def _weight(
     scattered: bool,
 ) -> GptqWeight:
     qweight, qzeros, scales, g_idx = (module + end for end in ENDS)
-    beside = next(n for n in (qweight, qzeros, scales, g_idx) if n in checkpoint.tensors)
-    tensor(checkpoint, qweight, beside, WORDS)
+    tensor(checkpoint, qweight, first(checkpoint, (qweight, qzeros, scales, g_idx)), WORDS)
     words, rows = checkpoint.tensors[qweight].shape
     columns = words * 32 // bits
     count = 1 if group is None else -(-columns // group)

@@ -40,6 +40,16 @@ def modules(checkpoint: Checkpoint, ends: Iterable[str]) -> list[str]:
     return sorted({n.removesuffix(end) for n in checkpoint.tensors for end in ends if n.endswith(end)})
 
 
+def first(checkpoint: Checkpoint, names: Iterable[str]) -> str:
+    """The first of these tensors that is there; one of them is."""
+    return next(name for name in names if name in checkpoint.tensors)
+
+
+def title(method: str, bits: int, group: int | None) -> str:
+    """What a user calls a form of one group size."""
+    return f"{method}, {bits} bits, {'whole rows' if group is None else f'groups of {group}'}"
+
+
 def choice(quantization: Mapping[str, Any], name: str, default: Any, *known: Any) -> Any:
     """A field of quantization_config. Raises FamilyError, listing what is known, when it has another value."""
     value = quantization.get(name, default)

@@ -11,6 +11,7 @@ from typing import Any
 MANIFEST = "porter.json"
 SIGNATURE = "porter.sig"
 GRAPH = "model.onnx"
+PARTS = ("graphs", "weights", "files")  # of a manifest: what lists the files of a port
 CHECKPOINT = "checkpoint"  # under `of` in the entry of a file that is not the port's own but the checkpoint's
 
 

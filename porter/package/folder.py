@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from porter.errors import FamilyError, Interrupted, PortError
-from porter.package.files import CHECKPOINT, MANIFEST, SIGNATURE, sync, to_json
+from porter.package.files import CHECKPOINT, MANIFEST, PARTS, SIGNATURE, sync, to_json
 
 PORT, LOCK, PARAMETERS, REPLACED, MOVING = "port", "lock", "parameters.json", "replaced", "moving"
 SPARE_BYTES = 16 * 2**20  # for the graph, the tokenizer and the manifest
@@ -37,12 +37,17 @@ class Destination:
         name = f".{self.output.name}.unfinished"
         return self.output / ".port.unfinished" if self.inside else self.output.parent / name
 
+    def clear_up(self) -> None:
+        """Removes the work folder of a run that was killed before it began, or when all but clearing up was done."""
+        if self.work.is_dir() and {entry.name for entry in self.work.iterdir()} <= {LOCK, PARAMETERS}:
+            with contextlib.suppress(OSError, PortError), _locked(self.work, self.output):
+                shutil.rmtree(self.work)
+
     def refuse(self) -> None:
         """Raises PortError where something stands at the destination that must not be replaced."""
         output = self.output
         if (self.work / MOVING).exists():
             return  # what stands there is, or may be, this very port: new_folder finds out
-        _sweep(self.work)
         if not self.inside and (output.is_symlink() or output.exists()):
             if not self.force:
                 raise PortError(f"'{output}' exists", "choose another folder, or --force to replace a port")
@@ -61,7 +66,7 @@ def _listed(folder: Path) -> set[str]:
     """The files that the port in a checkpoint's folder says are its own, and not the checkpoint's."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        entries = [e for part in ("graphs", "weights", "files") for e in manifest[part]]
+        entries = [e for part in PARTS for e in manifest[part]]
         return {MANIFEST, SIGNATURE, *(e["file"] for e in entries if e.get("of") != CHECKPOINT)}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
@@ -226,13 +231,6 @@ def _finish(work: Path) -> None:
     _clear(work, LOCK, PARAMETERS, MOVING)
     (work / MOVING).unlink()
     shutil.rmtree(work)
-
-
-def _sweep(work: Path) -> None:
-    """Removes a work folder in which nothing was begun, or nothing but the clearing up was left to do."""
-    if work.is_dir() and {entry.name for entry in work.iterdir()} <= {LOCK, PARAMETERS}:
-        with contextlib.suppress(OSError, PortError), _locked(work, work):
-            shutil.rmtree(work)
 
 
 def _put_right(to: Destination, parameters: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from porter.checkpoint import TensorInfo, parse_header
 from porter.errors import CheckpointError
-from porter.manifest import PARTS, Port, take_digests
+from porter.manifest import Port, take_digests
 from porter.model import Model
-from porter.package.files import CHECKPOINT, digest_of
+from porter.package.files import CHECKPOINT, PARTS, digest_of
 from porter.package.plan import DTYPES, SAFETENSORS, Place
 from porter.package.reference import reference
 from porter.source import Ledger

@@ -101,7 +101,7 @@ def test_who_writes_goes_on_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatc
 
     def slow(*given: object) -> int:
         assert made.wait(10), "the disk waits for the next bytes, and these wait for the disk"
-        return original(*given)  # type: ignore[arg-type]
+        return original(*given)
 
     monkeypatch.setattr(os, "pwrite", slow)
     with Disk(path) as disk:

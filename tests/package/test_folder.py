@@ -166,6 +166,7 @@ def test_what_is_written_already_needs_no_room(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, 20 * 2**20))
     with new_folder(to, ASKED, 12 * 2**20):
         pass
+    assert (to.output / "half").stat().st_size == 10 * 2**20
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
