@@ -74,6 +74,13 @@ SHARD_SIZE = Annotated[
     str,
     typer.Option("--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."),
 ]
+SHAPE = Annotated[
+    str | None,
+    typer.Option(
+        help="Graphs of fixed sizes, as batch=1,sequence=128,context=4096: one for prefill, one for decode; several "
+        "lengths as 128/512."
+    ),
+]
 EXECUTOR = Annotated[
     Executor, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
 ]

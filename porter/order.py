@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from porter.model import Model, understand
 from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
 from porter.quantize import Quantization
+from porter.shape import EXAMPLE, GROWING, Phase, Shape
 from porter.target import Frontend, Target, find_target
 from porter.weights import Weight
 
@@ -31,6 +33,7 @@ class Order:
     weights: str = "copy"
     quantize: str = "none"
     shard_size: int = SHARD_BYTES
+    shape: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Work:
     target: Target
     model: Model
     dtype: ir.DataType
+    shape: Shape | None  # None where sizes are open
+    phases: tuple[Phase, ...]
     files: tuple[PlannedFile, ...]
     references: tuple[Reference, ...]
 
@@ -53,11 +58,17 @@ class Work:
         """The checkpoint's files that the graph points into."""
         return tuple(sorted({r.file for r in self.references}))
 
-    def parameters(self, graph: bytes) -> dict[str, Any]:
+    @property
+    def minimum_past(self) -> int:
+        """The masked cache places that a sequence begins with; none where the cache has its size from the beginning."""
+        return self.target.frontend.minimum_past if self.shape is None else 0
+
+    def parameters(self, graphs: Sequence[bytes]) -> dict[str, Any]:
         """What an unfinished conversion must have in common with the one that goes on with it."""
-        order = asdict(replace(self.order, checkpoint=Path(), quantize=str(self.model.quantization or "none")))
+        plain = {"quantize": str(self.model.quantization or "none"), "shape": str(self.shape) if self.shape else None}
+        order = asdict(self.order) | plain
         del order["checkpoint"]
-        return {"porter": __version__, **order, "checkpoint": _identity(self.model), "graph": _sha256(graph)}
+        return {"porter": __version__, **order, "checkpoint": _identity(self.model), "graph": _sha256(b"".join(graphs))}
 
     def agreement(self) -> dict[str, str]:
         """What machines must have in common that write files of one port."""
@@ -73,8 +84,32 @@ def work_out(order: Order) -> Work:
     target = find_target(order.target, order.frontend)
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype = _port_dtype(order, model, target.frontend)
+    shape = Shape.parse(order.shape) if order.shape else None
+    phases = _phases(shape, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
-    return Work(order, target, model, dtype, plan_files(written, dtype, order.shard_size), tuple(pointed))
+    files = plan_files(written, dtype, order.shard_size)
+    return Work(order, target, model, dtype, shape, phases, files, tuple(pointed))
+
+
+def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phase, ...]:
+    """The graphs of a port, as the front end takes their sizes."""
+    if shape is None:
+        if not {"dynamic", "ranges"} & set(frontend.shapes):
+            raise TargetError(f"{frontend.name} takes graphs of fixed sizes only", f"give them: {EXAMPLE}")
+        return GROWING
+    rotation, longest = model.network.model.rotary_emb, shape.contexts[-1]
+    if not rotation.unbounded and longest > rotation.rope.positions():
+        message = f"--shape: context {longest} is more than the {rotation.rope.positions()} positions of the model"
+        raise TargetError(message, "a place of the cache is a position: give a smaller context")
+    phases = shape.phases("gears" in frontend.shapes)
+    if frontend.gears_limit is not None:
+        least, most = frontend.gears_limit
+        for phase in phases:
+            if phase.gears and not least <= len(phase.gears) <= most:
+                asked = f"--shape asks for {len(phase.gears)} gears of {phase.file}"
+                message = f"{asked}, {frontend.name} takes {least} to {most}"
+                raise TargetError(message, "give fewer lengths")
+    return phases
 
 
 def _divide(model: Model, dtype: ir.DataType) -> tuple[list[Reference], list[Weight]]:

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from porter.graph import inferred
 from porter.manifest import SCHEMA_VERSION, describe
 from porter.order import Order, Work, work_out
 from porter.package.execute import cores, memory_needed
-from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, SIGNATURE, digest_of, to_json, write_file
+from porter.package.files import CHECKPOINT, MANIFEST, SIGNATURE, digest_of, to_json, write_file
 from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_folder
 from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
@@ -29,6 +30,7 @@ from porter.passes import passes
 from porter.passes.checks import check
 from porter.passes.lower import Lower
 from porter.recipe import recipe
+from porter.shape import Phase
 from porter.sign import Signer
 from porter.target import Frontend
 
@@ -46,6 +48,7 @@ def convert(
     weights: str = "copy",
     quantize: str = "none",
     shard_size: str = "4GiB",
+    shape: str | None = None,
     executor: str = "local",
     force: bool = False,
     jobs: int | None = None,
@@ -60,7 +63,7 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size))
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size), shape)
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     to = Destination(output, force, inside)
@@ -70,23 +73,25 @@ def convert(
     work = work_out(order)
     watch("building the graph", 0, 0)
     built, lowering = _lowered(work, output)
-    graph = ir.to_proto(built).SerializeToString(deterministic=True)
+    graphs = {phase.file: ir.to_proto(model).SerializeToString(deterministic=True) for phase, model in built}
     script = recipe(work.target, built, work.model.config.max_position_embeddings)
     extras = (*(("compile.sh",) if script else ()), *((SIGNATURE,) if signer else ()))
-    names = (GRAPH, *(f.name for f in work.files), *extras)
+    names = (*graphs, *(f.name for f in work.files), *extras)
     to = replace(to, names=names)
     to.refuse()
     refuse_links(work.shards())
     if dry_run:
-        return _foreseen(work, to, len(graph), jobs or cores())
-    with new_folder(to, work.parameters(graph), work.new_bytes + len(graph)) as partial:
+        return _foreseen(work, to, sum(map(len, graphs.values())), jobs or cores())
+    size = work.new_bytes + sum(map(len, graphs.values()))
+    with new_folder(to, work.parameters(tuple(graphs.values())), size) as partial:
         if not inside:
             for shard in work.shards():
                 clone(shard, partial / shard.name)
         entries = write_files(work, partial, jobs, lambda done: watch("writing weights", done, work.new_bytes))
         shards = _shard_entries(work, digests or signer is not None, watch)
         manifest = describe(work, built, lowering, entries, shards)
-        manifest["graphs"][0] |= write_file(partial, GRAPH, graph)
+        for entry in manifest["graphs"]:
+            entry |= write_file(partial, entry["file"], graphs[entry["file"]])
         manifest["files"] = _carry(work, partial, inside) + _script(partial, script)
         write_file(partial, MANIFEST, to_json(manifest))
         (partial / SIGNATURE).unlink(missing_ok=True)  # of a run that was cut short
@@ -114,12 +119,18 @@ def lower(graph: ir.Graph, frontend: Frontend) -> tuple[ir.Model, dict[str, int]
     return model, report
 
 
-def _lowered(work: Work, output: Path) -> tuple[ir.Model, dict[str, int]]:
-    graph = work.model.network.build(work.dtype)
-    bind_graph(graph, work.files, output)
-    for reference in work.references:
-        point(graph, reference.place, reference.file.name, output)
-    return lower(graph, work.target.frontend)
+def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], dict[str, int]]:
+    """The graph of each phase, all of one set of weights, and what became of their functions together."""
+    found, report = [], Counter[str]()
+    for phase in work.phases:
+        graph = work.model.network.build(work.dtype, phase.sizes)
+        bind_graph(graph, work.files, output)
+        for reference in work.references:
+            point(graph, reference.place, reference.file.name, output)
+        model, counts = lower(graph, work.target.frontend)
+        found.append((phase, model))
+        report.update(counts)
+    return found, dict(report)
 
 
 def _shard_entries(work: Work, digests: bool, watch: Watch) -> list[dict[str, Any]]:
@@ -192,6 +203,7 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
         "quantize",
         "left_in_float",
         "attention",
+        "shape",
         "minimum_past",
         "graphs",
         "weights",

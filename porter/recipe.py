@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-from porter.package.files import GRAPH
+from porter.shape import Phase
 from porter.target import Target
 
 HEAD = """#!/bin/sh
@@ -14,20 +16,25 @@ cd "$(dirname "$0")"
 """
 
 
-def recipe(target: Target, model: ir.Model, max_positions: int) -> str | None:
+def recipe(target: Target, graphs: Sequence[tuple[Phase, ir.Model]], max_positions: int) -> str | None:
     """The script, or None for a front end that takes the graph as it is."""
     command = target.frontend.command
     if command is None:
         return None
+    return HEAD + "".join(_filled(command.lstrip("\n"), target, phase, model, max_positions) for phase, model in graphs)
+
+
+def _filled(command: str, target: Target, phase: Phase, model: ir.Model, max_positions: int) -> str:
+    least = target.frontend.minimum_past
     filled = {
-        "{model}": GRAPH,
-        "{output}": "model",
+        "{model}": phase.file,
+        "{output}": phase.file.removesuffix(".onnx"),
         "{soc}": _soc(target),
-        "{input_shape}": ";".join(_shape(v, target.frontend.minimum_past, max_positions) for v in model.graph.inputs),
+        "{input_shape}": ";".join(_shape(v, least, max_positions) for v in model.graph.inputs),
     }
     for placeholder, text in filled.items():
         command = command.replace(placeholder, text)
-    return HEAD + command.lstrip("\n")
+    return command
 
 
 def _soc(target: Target) -> str:

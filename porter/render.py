@@ -69,7 +69,8 @@ def print_conversion(result: Mapping[str, Any]) -> None:
     if result.get("dry_run"):
         _print_foreseen(result)
         return
-    graph, lowering = result["graphs"][0], result["lowering"]
+    graphs = (f"{graph['file']}: {graph['nodes']} nodes" for graph in result["graphs"])
+    lowering, shape = result["lowering"], {"shape": result["shape"]} if result["shape"] else {}
     signed = {"signature": result["signature"]} if result["signature"] else {}
     print_pairs(
         f"port: {escape(result['port'])}",
@@ -78,7 +79,8 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "family": result["family"] + (f", {result['attention']} attention" if result["attention"] else ""),
             "dtype": result["dtype"],
             **_quantized(result),
-            "graph": f"{graph['file']}: {graph['nodes']} nodes",
+            **shape,
+            "graphs": ", ".join(graphs),
             "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
             "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
             "source tensors left out": result["dropped"],

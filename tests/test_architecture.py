@@ -40,7 +40,7 @@ FLOORS = """
 0  graph
 0  schema
 0  quantize
-0  behind errors
+0  behind errors shape
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.

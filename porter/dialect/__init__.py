@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from porter.dialect.attention import ATTENTION
-from porter.dialect.cache import CACHE_UPDATE
+from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
 from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.experts import EXPERTS
 from porter.dialect.function import Body, Function
@@ -13,12 +13,14 @@ from porter.dialect.route import ROUTE
 from porter.dialect.swiglu import SWIGLU
 
 FUNCTIONS: dict[str, Function] = {
-    f.name: f for f in (ATTENTION, CACHE_UPDATE, DEQUANTIZE, EXPERTS, RMS_NORM, ROTARY_EMBEDDING, ROUTE, SWIGLU)
+    f.name: f
+    for f in (ATTENTION, CACHE_UPDATE, CACHE_WRITE, DEQUANTIZE, EXPERTS, RMS_NORM, ROTARY_EMBEDDING, ROUTE, SWIGLU)
 }
 
 __all__ = [
     "ATTENTION",
     "CACHE_UPDATE",
+    "CACHE_WRITE",
     "DEQUANTIZE",
     "EXPERTS",
     "FUNCTIONS",

@@ -5,6 +5,7 @@ that the front end takes; one that is left over and not taken is an error that n
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import onnx
 import onnx.parser
@@ -73,17 +74,17 @@ class Lower(Pass):
             raise TargetError(
                 f"{node.name}: the dialect has no function '{node.op_type}'", "write the graph through porter.dialect"
             )
-        body = self._body(function, node)
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        body = self._body(function, node, attributes)
         inputs = [*node.inputs, *[None] * (len(function.inputs) - len(node.inputs))]
         with graph.before(node):
             results = body.build(graph, *inputs, **attributes)
         _replace(node, list(results) if isinstance(results, tuple) else [results])
         self.expanded[node.op_type] += 1
 
-    def _body(self, function: Function, node: ir.Node) -> Body:
+    def _body(self, function: Function, node: ir.Node, attributes: dict[str, Any]) -> Body:
         lacking = []
-        for body in function.bodies:
+        for body in (body for body in function.bodies if body.when(attributes)):
             missing = [
                 op for op in body.needs if not self.frontend.has(op, onnx.defs.get_schema(op, OPSET).since_version)
             ]

@@ -81,6 +81,8 @@ class Frontend:
     ir_version: int
     dtypes: tuple[str, ...]
     minimum_past: int
+    shapes: tuple[str, ...]
+    gears_limit: tuple[int, int] | None
     passes: tuple[str, ...]
     checks: tuple[Check, ...]
     operators: Mapping[str, tuple[Row, ...]] | None  # None: every operator of the ONNX standard at the opset

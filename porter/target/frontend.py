@@ -38,6 +38,8 @@ def read_frontend(path: Path) -> Frontend:
         ir_version=table.need("ir_version", int),
         dtypes=_dtypes(table),
         minimum_past=_minimum_past(table),
+        shapes=("dynamic", "static"),
+        gears_limit=None,
         passes=table.texts("passes"),
         checks=_checks(table.tables("check")),
         operators=operators,
