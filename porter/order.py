@@ -81,10 +81,10 @@ def work_out(order: Order) -> Work:
 
     Raises CheckpointError, FamilyError or TargetError.
     """
+    shape = Shape.parse(order.shape) if order.shape else None
     target = find_target(order.target, order.frontend)
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype = _port_dtype(order, model, target.frontend)
-    shape = Shape.parse(order.shape) if order.shape else None
     phases = _phases(shape, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
     files = plan_files(written, dtype, order.shard_size)

@@ -93,10 +93,7 @@ def convert(
         for entry in manifest["graphs"]:
             entry |= write_file(partial, entry["file"], graphs[entry["file"]])
         manifest["files"] = _carry(work, partial, inside) + _script(partial, script)
-        write_file(partial, MANIFEST, to_json(manifest))
-        (partial / SIGNATURE).unlink(missing_ok=True)  # of a run that was cut short
-        if signer:
-            signer.sign(partial, manifest, output.name)
+        _seal(partial, manifest, signer, output.name)
     signature = SIGNATURE if signer else None
     return _result(output, manifest, time.monotonic() - begun) | {"signature": signature}
 
@@ -149,6 +146,14 @@ def _carry(work: Work, folder: Path, inside: bool) -> list[dict[str, Any]]:
     if inside:
         return [{**digest_of(file), "of": CHECKPOINT} for file in files]
     return [write_file(folder, file.name, file.read_bytes()) for file in files]
+
+
+def _seal(folder: Path, manifest: dict[str, Any], signer: Signer | None, name: str) -> None:
+    """Writes the manifest, and signs it where that is wanted."""
+    write_file(folder, MANIFEST, to_json(manifest))
+    (folder / SIGNATURE).unlink(missing_ok=True)  # of a run that was cut short
+    if signer:
+        signer.sign(folder, manifest, name)
 
 
 def _script(folder: Path, script: str | None) -> list[dict[str, Any]]:

@@ -38,9 +38,9 @@ FLOORS = """
 1  checkpoint
 0  dialect
 0  graph
-0  schema
+0  schema shape
 0  quantize
-0  behind errors shape
+0  behind errors
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.

@@ -33,6 +33,7 @@ OPTIONS = {
         "-o --output": ("Path", MUST),
         "--dtype": ("auto|float32|float16|bfloat16", "auto"),
         "--attention": ("auto|absorbed|expanded", "auto"),
+        "--shape": ("str | None", None),
         "--frontend": ("str | None", None),
         "--weights": ("copy|reference", "copy"),
         "--shard-size": ("str", "4GiB"),

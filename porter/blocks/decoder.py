@@ -112,7 +112,8 @@ class Decoder(Module):
             [graph.input(f"past_key_values.{n}.{e.name}", dtype, [batch, e.heads, before, e.width]) for e in entries]
             for n, entries in enumerate(self.cache())
         ]
-        step = (GrowingStep if sizes.context is None else PositionedStep)(graph, dtype, sizes, ids, positions, mask)
+        kind = GrowingStep if sizes.context is None else PositionedStep
+        step = kind(graph, dtype, ids, positions, mask, sizes)
         x, present = self.model(step, past)
         logits = graph.op.Reshape(self.lm_head(step, x), step.shape("new", self.vocabulary))
         graph.output(logits, "logits", [batch, sizes.sequence, self.vocabulary])

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from porter.dialect import CACHE_UPDATE, CACHE_WRITE
 from porter.graph import Graph
-from porter.shape import Sizes
+from porter.shape import GROWING, Sizes
 
 Tokens = Literal["new", "total"]
 
@@ -23,10 +23,10 @@ class Step(ABC):
 
     graph: Graph
     dtype: ir.DataType
-    sizes: Sizes
     input_ids: ir.Value  # [batch, sequence]
     position_ids: ir.Value  # [batch, sequence]
     attention_mask: ir.Value  # [batch, total], total the places of the cache behind this pass
+    sizes: Sizes = GROWING[0].sizes
     _shapes: dict[tuple[Tokens, tuple[int, ...]], ir.Value] = field(default_factory=dict)
     _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
