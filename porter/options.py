@@ -110,3 +110,6 @@ TOKENS = Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, tea
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
 TARGET_NAME = Annotated[str | None, typer.Argument(help="One target, with the source of every fact.")]
+COVERAGE = Annotated[
+    bool, typer.Option("--coverage", help="Lower every family for every front end (of NAME): taken, expanded, refused.")
+]

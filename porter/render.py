@@ -235,6 +235,51 @@ def print_inspection(result: Mapping[str, Any]) -> None:
     print_pairs(f"{result['kind']}: {escape(result['path'])}", facts)
 
 
+def say(line: str) -> None:
+    """A line of another program's log."""
+    err().print(_line(line), soft_wrap=True, markup=False)
+
+
+def print_compilation(result: Mapping[str, Any]) -> None:
+    """What the vendor's tool made of a port; or the commands, where it is not here or none is needed."""
+    title = f"{escape(result['port'])} for {escape(result['target'])}"
+    if result["script"] is None:
+        out().print(f"{title}: nothing to compile, {result['frontend']} takes the graph as it is", soft_wrap=True)
+    elif result["missing"]:
+        absent = ", ".join(tool.removeprefix("python:") for tool in result["missing"])
+        out().print(f"{title}: not compiled, {absent} is not installed here. On the device's host:", soft_wrap=True)
+        out().print(f"sh {escape(result['port'])}/{result['script']}", soft_wrap=True)
+        out().print("which runs", soft_wrap=True)
+        for command in result["commands"]:
+            out().print(escape(command), soft_wrap=True)
+    else:
+        rows: list[list[object]] = [
+            [p["file"], step["graph"], size(p["bytes"]), p["sha256"][:16], f"{step['seconds']:.1f} s"]
+            for step in result["steps"]
+            for p in step["products"]
+        ]
+        print_rows(f"{title}: compiled", ["file", "from", "size", "SHA-256", "time"], rows)
+
+
+def print_coverage(result: Mapping[str, Any]) -> None:
+    """Families across, front ends down; why something is refused stands below."""
+    cells = {(cell["frontend"], cell["family"]): cell for cell in result["cells"]}
+    rows: list[list[object]] = []
+    for name in result["frontends"]:
+        row = [cells[name, family] for family in result["families"]]
+        rows.append([name + (" (assumed)" if row[0]["assumed"] else ""), *map(_coverage_cell, row)])
+    print_rows("families and front ends", ["front end", *result["families"]], rows)
+    out().print("ok: some functions are the vendor's own operators; expanded: all in the ONNX standard's", soft_wrap=True)
+    for cell in result["cells"]:
+        if cell["status"] == "refused":
+            why = f"{cell['family']} on {cell['frontend']}: {cell['reason']}"
+            out().print(f"[{STATUS['fail']}]refused[/] {escape(why)}", soft_wrap=True)
+
+
+def _coverage_cell(cell: Mapping[str, Any]) -> str:
+    return f"ok, {cell['lowering']['mapped']}" if cell["status"] == "ok" else str(cell["status"])
+
+
 def print_targets(result: Mapping[str, Any]) -> None:
     """The devices side by side, the cards that are sold under a name below it."""
     rows: list[list[object]] = []

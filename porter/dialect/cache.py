@@ -72,9 +72,9 @@ def gather_rows(
 
 def _starts(graph: Graph, batch: int, groups: int, each: ir.Value) -> ir.Value:
     """The number of the first row of each head, where a head has as many rows as the vector `each`: [B, G, 1]."""
-    heads, axes = np.arange(batch * groups).reshape(batch, groups, 1), graph.ints(0)
+    heads = np.arange(batch * groups).reshape(batch, groups, 1)
     rows = each.shape[0] if each.shape is not None else None
     if isinstance(rows, int):
         return graph.constant(heads * rows, ir.DataType.INT64)
-    size = graph.op.Squeeze(graph.op.Shape(each), axes)
+    size = graph.op.Squeeze(graph.op.Shape(each), graph.ints(0))
     return graph.op.Mul(graph.constant(heads, ir.DataType.INT64), size)
