@@ -124,15 +124,15 @@ def targets(
     as_json: options.JSON = False,
 ) -> None:
     """List the targets, or tell what is known of one."""
-    from porter import catalogue, render
+    from porter import catalogue, render, render_targets
 
     result = catalogue.one_target(name) if name else catalogue.all_targets()
     if as_json:
         render.print_json(result)
     elif name:
-        render.print_target(result)
+        render_targets.print_target(result)
     else:
-        render.print_targets(result)
+        render_targets.print_targets(result)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -94,8 +94,8 @@ def convert(
             entry |= write_file(partial, entry["file"], graphs[entry["file"]])
         manifest["files"] = _carry(work, partial, inside) + _script(partial, script)
         _seal(partial, manifest, signer, output.name)
-    signature = SIGNATURE if signer else None
-    return _result(output, manifest, time.monotonic() - begun) | {"signature": signature}
+    more = {"signature": SIGNATURE if signer else None, "dtype_reason": work.dtype_reason}
+    return _result(output, manifest, time.monotonic() - begun) | more
 
 
 def lower(graph: ir.Graph, frontend: Frontend) -> tuple[ir.Model, dict[str, int]]:

@@ -18,9 +18,9 @@ cd "$(dirname "$0")"
 
 def recipe(target: Target, graphs: Sequence[tuple[Phase, ir.Model]], max_positions: int) -> str | None:
     """The script, or None for a front end that takes the graph as it is."""
-    command = target.frontend.command
-    if command is None:
+    if target.frontend.compile is None:
         return None
+    command = target.frontend.compile.command
     return HEAD + "".join(_filled(command.lstrip("\n"), target, phase, model, max_positions) for phase, model in graphs)
 
 
@@ -32,6 +32,7 @@ def _filled(command: str, target: Target, phase: Phase, model: ir.Model, max_pos
         "{soc}": _soc(target),
         "{input_shape}": ";".join(_shape(v, least, max_positions) for v in model.graph.inputs),
     }
+    filled["{gears}"] = ""
     for placeholder, text in filled.items():
         command = command.replace(placeholder, text)
     return command
