@@ -138,7 +138,7 @@ def targets(
     as_json: options.JSON = False,
 ) -> None:
     """List the targets, tell what is known of one, or which family of models each front end takes."""
-    from porter import catalogue, render
+    from porter import catalogue, render, render_targets
 
     if coverage:
         _coverage(name, as_json)
@@ -147,18 +147,18 @@ def targets(
     if as_json:
         render.print_json(result)
     elif name:
-        render.print_target(result)
+        render_targets.print_target(result)
     else:
-        render.print_targets(result)
+        render_targets.print_targets(result)
 
 
 def _coverage(name: str | None, as_json: bool) -> None:
-    from porter import coverage, render
+    from porter import coverage, render, render_targets
     from porter.progress import progress
 
     with progress(quiet=as_json) as watch:
         result = coverage.coverage(name, watch=watch)
-    render.print_json(result) if as_json else render.print_coverage(result)
+    render.print_json(result) if as_json else render_targets.print_coverage(result)
 
 
 def main(arguments: list[str] | None = None) -> None:

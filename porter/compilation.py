@@ -111,7 +111,9 @@ def _installed(tool: str) -> bool:
         return shutil.which(tool) is not None
     asked = f"import importlib.util as u; raise SystemExit(u.find_spec({tool.removeprefix(MODULE)!r}) is None)"
     python = shutil.which("python") or shutil.which("python3")
-    return python is not None and subprocess.run([python, "-c", asked], capture_output=True, check=False).returncode == 0
+    return (
+        python is not None and subprocess.run([python, "-c", asked], capture_output=True, check=False).returncode == 0
+    )
 
 
 def _version(command: str | None, folder: Path) -> str | None:

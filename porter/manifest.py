@@ -22,7 +22,7 @@ from porter.package.plan import DTYPES
 from porter.quantize import FORMS, Quantization
 from porter.recipe import Step
 from porter.shape import Phase
-from porter.target import Compile
+from porter.target.compile import Compile
 
 SCHEMA_VERSION = 1
 FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(

@@ -45,6 +45,7 @@ class Work:
     target: Target
     model: Model
     dtype: ir.DataType
+    dtype_reason: str
     shape: Shape | None  # None where sizes are open
     phases: tuple[Phase, ...]
     files: tuple[PlannedFile, ...]
@@ -90,12 +91,12 @@ def work_out(order: Order) -> Work:
     shape = Shape.parse(order.shape) if order.shape else None
     target = find_target(order.target, order.frontend)
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
-    dtype = _port_dtype(order, model, target.frontend)
+    dtype, reason = _port_dtype(order, model, target)
     _refuse_overflow(model, dtype)
     phases = _phases(shape, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
     files = plan_files(written, dtype, order.shard_size)
-    return Work(order, target, model, dtype, shape, phases, files, tuple(pointed))
+    return Work(order, target, model, dtype, reason, shape, phases, files, tuple(pointed))
 
 
 def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
@@ -142,16 +143,35 @@ def _divide(model: Model, dtype: ir.DataType) -> tuple[list[Reference], list[Wei
     return pointed, written
 
 
-def _port_dtype(order: Order, model: Model, frontend: Frontend) -> ir.DataType:
-    chosen: str = frontend.dtypes[0] if order.dtype == "auto" else order.dtype
+def _port_dtype(order: Order, model: Model, target: Target) -> tuple[ir.DataType, str]:
+    """The dtype of the port, and why that one. Raises TargetError for one that front end or device does not take."""
+    known, card, way = target.dtypes(), target.device, target.frontend
+    if not known:
+        message = f"{card.name} computes in {', '.join(card.dtypes)}, {way.name} takes {', '.join(way.dtypes)}"
+        raise TargetError(message, "no port can be in both: another front end may feed the device")
+    chosen, reason = order.dtype, "as asked for"
+    if order.dtype == "auto":
+        chosen, reason = known[0], f"the most exact that {_takers(target)}"
     if order.dtype == "auto" and order.weights == "reference":
-        chosen = _own_dtype(model) or chosen  # in any other, nothing could stay where it is
-        if chosen not in frontend.dtypes:
-            message = f"the checkpoint is in {chosen}, which {frontend.name} does not take, so no weight can stay there"
-            raise TargetError(message, f"use --weights copy, or --dtype: {', '.join(frontend.dtypes)}")
-    if chosen not in frontend.dtypes:
-        raise TargetError(f"{frontend.name} takes no port in {chosen}", f"known: auto, {', '.join(frontend.dtypes)}")
-    return DTYPES[chosen]
+        if own := _own_dtype(model):
+            chosen, reason = own, "the checkpoint's own: in any other, nothing could stay where it is"
+        if chosen not in known:
+            message = f"the checkpoint is in {chosen}, which {_refuser(target, chosen)} does not take"
+            hint = f"use --weights copy, or --dtype: {', '.join(known)}"
+            raise TargetError(f"{message}, so no weight can stay there", hint)
+    if chosen not in known:
+        raise TargetError(f"{_refuser(target, chosen)} takes no port in {chosen}", f"known: auto, {', '.join(known)}")
+    return DTYPES[chosen], reason
+
+
+def _takers(target: Target) -> str:
+    if not target.device.dtypes or target.name == target.frontend.name:
+        return f"{target.frontend.name} takes"
+    return f"{target.name} and {target.frontend.name} both take"
+
+
+def _refuser(target: Target, dtype: str) -> str:
+    return target.name if dtype in target.frontend.dtypes else target.frontend.name
 
 
 def _own_dtype(model: Model) -> str | None:

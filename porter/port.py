@@ -89,8 +89,8 @@ def convert(
             entry |= write_file(partial, entry["file"], graphs[entry["file"]])
         manifest["files"] = _carry(work, partial, inside) + _script(partial, script(steps))
         _seal(partial, manifest, signer, output.name)
-    signature = SIGNATURE if signer else None
-    return _result(output, manifest, time.monotonic() - begun) | {"signature": signature}
+    more = {"signature": SIGNATURE if signer else None, "dtype_reason": work.dtype_reason}
+    return _result(output, manifest, time.monotonic() - begun) | more
 
 
 def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], dict[str, int]]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from porter.shape import Phase
-from porter.target import Compile, Target
+from porter.target import Target
+from porter.target.compile import Compile
 
 HEAD = """#!/bin/sh
 # Written by porter: the vendor's own way from ONNX to the device.
@@ -36,8 +37,8 @@ def recipe(
         return ()
     steps = []
     for phase, model in graphs:
-        filled = _filled(wanted, target, phase, model, max_positions) | {"{dtype}": dtype}
-        products = tuple(product.replace("{output}", filled["{output}"]) for product in wanted.products)
+        filled = _filled(wanted, target, phase, model, max_positions) | {"dtype": dtype}
+        products = tuple(_fill(product, filled) for product in wanted.products)
         steps.append(Step(phase.file, _fill(wanted.command.strip("\n"), filled), products))
     return tuple(steps)
 
@@ -53,21 +54,19 @@ def _filled(wanted: Compile, target: Target, phase: Phase, model: ir.Model, max_
     gears = ""
     if phase.gears and wanted.gears:
         sizes = (",".join(str(gear[name]) for value in inputs for name in _varying(value)) for gear in phase.gears)
-        gears = wanted.gears.strip().replace("{dynamic_dims}", ";".join(sizes))
+        gears = wanted.gears.strip().format(dynamic_dims=";".join(sizes))
     return {
-        "{model}": phase.file,
-        "{output}": phase.file.removesuffix(".onnx"),
-        "{soc}": _soc(target),
-        "{input_shape}": ";".join(f"{v.name}:{','.join(_range(v, least, max_positions))}" for v in inputs),
-        "{input_shapes}": json.dumps([list(v.shape) if v.shape and v.shape.is_static() else [] for v in inputs]),
-        "{gears}": gears,
+        "model": phase.file,
+        "output": phase.file.removesuffix(".onnx"),
+        "soc": _soc(target),
+        "input_shape": ";".join(f"{v.name}:{','.join(_range(v, least, max_positions))}" for v in inputs),
+        "input_shapes": json.dumps([list(v.shape) if v.shape and v.shape.is_static() else [] for v in inputs]),
+        "gears": gears,
     }
 
 
-def _fill(command: str, filled: dict[str, str]) -> str:
-    for placeholder, text in filled.items():
-        command = command.replace(placeholder, text)
-    return "\n".join(line.rstrip() for line in command.split("\n"))
+def _fill(template: str, filled: dict[str, str]) -> str:
+    return "\n".join(line.rstrip() for line in template.format(**filled).split("\n"))
 
 
 def _soc(target: Target) -> str:

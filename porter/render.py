@@ -77,7 +77,7 @@ def print_conversion(result: Mapping[str, Any]) -> None:
         {
             "target": f"{result['target']} through {result['frontend']}",
             "family": result["family"] + (f", {result['attention']} attention" if result["attention"] else ""),
-            "dtype": result["dtype"],
+            "dtype": f"{result['dtype']}, {result['dtype_reason']}",
             **_quantized(result),
             **shape,
             "graphs": ", ".join(graphs),
@@ -259,62 +259,6 @@ def print_compilation(result: Mapping[str, Any]) -> None:
             for p in step["products"]
         ]
         print_rows(f"{title}: compiled", ["file", "from", "size", "SHA-256", "time"], rows)
-
-
-def print_coverage(result: Mapping[str, Any]) -> None:
-    """Families across, front ends down; why something is refused stands below."""
-    cells = {(cell["frontend"], cell["family"]): cell for cell in result["cells"]}
-    rows: list[list[object]] = []
-    for name in result["frontends"]:
-        row = [cells[name, family] for family in result["families"]]
-        rows.append([name + (" (assumed)" if row[0]["assumed"] else ""), *map(_coverage_cell, row)])
-    print_rows("families and front ends", ["front end", *result["families"]], rows)
-    out().print("ok: some functions are the vendor's own operators; expanded: all in the ONNX standard's", soft_wrap=True)
-    for cell in result["cells"]:
-        if cell["status"] == "refused":
-            why = f"{cell['family']} on {cell['frontend']}: {cell['reason']}"
-            out().print(f"[{STATUS['fail']}]refused[/] {escape(why)}", soft_wrap=True)
-
-
-def _coverage_cell(cell: Mapping[str, Any]) -> str:
-    return f"ok, {cell['lowering']['mapped']}" if cell["status"] == "ok" else str(cell["status"])
-
-
-def print_targets(result: Mapping[str, Any]) -> None:
-    """The devices side by side, the cards that are sold under a name below it."""
-    rows: list[list[object]] = []
-    for t in result["targets"]:
-        rows.append([t["name"], t["title"], ", ".join(t["frontends"]), *_figures(t)])
-        rows += [[f"  {name}", "", "", *_figures(card)] for name, card in t["variants"].items()]
-    print_rows("targets", ["name", "device", "front ends", "memory", "bandwidth", "16-bit rate"], rows)
-
-
-def _figures(card: Mapping[str, Any]) -> list[object]:
-    rate = card["rates"].get("bfloat16") or card["rates"].get("float16")
-    return [number(card["memory_bytes"], "B"), number(card["memory_bandwidth"], "B/s"), number(rate, "op/s")]
-
-
-def print_target(result: Mapping[str, Any]) -> None:
-    """One device with its variants and front ends, and where each fact was read."""
-    cards = {result["name"]: result} | result["variants"]
-    rows = [
-        [n, number(c["memory_bytes"], "B"), number(c["memory_bandwidth"], "B/s"), _rates(c["rates"])]
-        for n, c in cards.items()
-    ]
-    print_rows(f"{result['title']} ({result['vendor']})", ["card", "memory", "bandwidth", "peak rates"], rows)
-    for card in cards.values():
-        for fact, source in card["sources"].items():
-            out().print(f"[dim]{escape(fact)}: {escape(source)}[/]", soft_wrap=True)
-    for f in result["frontends"]:
-        facts = {key: f[key] for key in ("title", "opset", "minimum_past", "operators")}
-        facts |= {"dtypes": ", ".join(f["dtypes"]), "custom operators": ", ".join(f["custom_operators"]) or "none"}
-        facts |= {f"rule {c['name']}": c["reason"] for c in f["checks"]}
-        facts |= {f"maps {m['function']}": f"{m['operator']} when {m['when']}: {m['reason']}" for m in f["mappings"]}
-        print_pairs(f"front end {f['name']}", facts)
-
-
-def _rates(rates: Mapping[str, float]) -> str:
-    return ", ".join(f"{dtype} {number(rate, 'op/s')}" for dtype, rate in rates.items()) or "unknown"
 
 
 def size(count: float) -> str:

@@ -219,9 +219,7 @@ def test_activations_that_fit_the_dtype_are_no_obstacle(
     assert run(*arguments).code == 0
 
 
-def test_activations_beyond_float16_are_refused_by_name(
-    quantized: Callable[[str, str], Path], tmp_path: Path
-) -> None:
+def test_activations_beyond_float16_are_refused_by_name(quantized: Callable[[str, str], Path], tmp_path: Path) -> None:
     folder = with_peak(quantized("llama", "float8-rows"), 70000.0)
     refusal = run(
         "convert", folder, "--target", "ascend-910b", "-o", tmp_path / "port", "--dtype", "float16", "--json"

@@ -53,9 +53,7 @@ def causal(n: Sizes, padding: int = 0) -> np.ndarray:
     return mask
 
 
-def computed(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scale: float, one: int = 0
-) -> np.ndarray:
+def computed(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scale: float, one: int = 0) -> np.ndarray:
     sizes = {"heads": q.shape[1], "groups": k.shape[1], "key_dim": q.shape[-1], "value_dim": v.shape[-1], "one": one}
     return compute(lambda graph, *inputs: ATTENTION(graph, *inputs, **sizes, scale=scale), q, k, v, mask)
 
