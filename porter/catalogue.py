@@ -63,7 +63,7 @@ def _frontend(frontend: Frontend) -> dict[str, Any]:
         "operators": len(frontend.operators) if frontend.operators is not None else "the ONNX standard",
         "custom_operators": sorted(frontend.custom_operators),
         "mappings": [
-            {"function": m.function, "operator": m.operator, "when": dict(m.when), "reason": m.reason}
+            {"function": m.function, "operators": list(m.operators), "when": dict(m.when), "reason": m.reason}
             for m in frontend.mappings
         ],
         "checks": [{"name": c.name, "reason": c.reason, "source": c.source} for c in frontend.checks],

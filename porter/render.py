@@ -262,7 +262,9 @@ def print_target(result: Mapping[str, Any]) -> None:
         facts = {key: f[key] for key in ("title", "opset", "minimum_past", "operators")}
         facts |= {"dtypes": ", ".join(f["dtypes"]), "custom operators": ", ".join(f["custom_operators"]) or "none"}
         facts |= {f"rule {c['name']}": c["reason"] for c in f["checks"]}
-        facts |= {f"maps {m['function']}": f"{m['operator']} when {m['when']}: {m['reason']}" for m in f["mappings"]}
+        for m in f["mappings"]:
+            condition = f" when {m['when']}" if m["when"] else ""
+            facts[f"maps {m['function']}{condition}"] = f"{', '.join(m['operators'])}: {m['reason']}"
         print_pairs(f"front end {f['name']}", facts)
 
 

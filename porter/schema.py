@@ -18,6 +18,11 @@ def schema_of(op_type: str) -> onnx.defs.OpSchema:
     return onnx.defs.get_schema(op_type, OPSET, "")
 
 
+def since(op_type: str, opset: int) -> int | None:
+    """The opset at which a standard operator became what it is at this one; None where it was not there yet."""
+    return int(onnx.defs.get_schema(op_type, opset, "").since_version) if onnx.defs.has(op_type, opset, "") else None
+
+
 def result_types(schema: onnx.defs.OpSchema, node: ir.Node) -> list[ir.DataType | None]:
     """A result has the type of the inputs that share its type parameter, else the only one its schema allows."""
     given: dict[str, ir.DataType] = {}

@@ -7,13 +7,25 @@ from porter.dialect.cache import CACHE_UPDATE
 from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.experts import EXPERTS
 from porter.dialect.function import Body, Function
+from porter.dialect.linear import QUANTIZED_LINEAR
 from porter.dialect.norm import RMS_NORM
 from porter.dialect.rotary import ROTARY_EMBEDDING
 from porter.dialect.route import ROUTE
 from porter.dialect.swiglu import SWIGLU
 
 FUNCTIONS: dict[str, Function] = {
-    f.name: f for f in (ATTENTION, CACHE_UPDATE, DEQUANTIZE, EXPERTS, RMS_NORM, ROTARY_EMBEDDING, ROUTE, SWIGLU)
+    f.name: f
+    for f in (
+        ATTENTION,
+        CACHE_UPDATE,
+        DEQUANTIZE,
+        EXPERTS,
+        QUANTIZED_LINEAR,
+        RMS_NORM,
+        ROTARY_EMBEDDING,
+        ROUTE,
+        SWIGLU,
+    )
 }
 
 __all__ = [
@@ -22,6 +34,7 @@ __all__ = [
     "DEQUANTIZE",
     "EXPERTS",
     "FUNCTIONS",
+    "QUANTIZED_LINEAR",
     "RMS_NORM",
     "ROTARY_EMBEDDING",
     "ROUTE",

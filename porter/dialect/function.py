@@ -20,11 +20,12 @@ class Body:
     """One way to spell a function in ONNX opset-17 core operators.
 
     `build(graph, *inputs, **attributes)` emits it; `needs` names the operators beyond the common ones that a front
-    end must have for it.
+    end must have for it, and `opset` the one since which they can say what it says.
     """
 
     build: Build
     needs: tuple[str, ...] = ()
+    opset: int = 0
 
 
 @dataclass
@@ -72,6 +73,11 @@ class Function:
         """The names of the attributes."""
         return tuple(p.name for p in self._signature() if p.kind == p.KEYWORD_ONLY)
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What an attribute is where a call leaves it out."""
+        return {p.name: p.default for p in self._signature() if p.kind == p.KEYWORD_ONLY and p.default is not p.empty}
+
     def _signature(self) -> list[inspect.Parameter]:
         return list(inspect.signature(self.bodies[0].build).parameters.values())
 
@@ -82,10 +88,12 @@ class Function:
         return source.dtype if source is not None else None
 
 
-def function(name: str, *results: int | ir.DataType, needs: tuple[str, ...] = ()) -> Callable[[Build], Function]:
+def function(
+    name: str, *results: int | ir.DataType, needs: tuple[str, ...] = (), opset: int = 0
+) -> Callable[[Build], Function]:
     """Declares a function of the dialect by its first body: `(graph, *inputs, *, attributes)` → its results."""
 
     def declare(build: Build) -> Function:
-        return Function(name, results or (0,), [Body(build, needs)])
+        return Function(name, results or (0,), [Body(build, needs, opset)])
 
     return declare

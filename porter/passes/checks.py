@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from porter.errors import TargetError, known_names
 from porter.graph import all_nodes, constant_of
-from porter.schema import OPSET
+from porter.passes.custom_checks import custom_operators
+from porter.passes.taken import refusal
 from porter.target import Frontend
 
 Rule = Callable[[ir.Model, Frontend], Iterator[str]]
@@ -33,11 +33,12 @@ def check(model: ir.Model, frontend: Frontend) -> None:
 
 def known_operators(model: ir.Model, frontend: Frontend) -> Iterator[str]:
     """Every operator, with its types, is in the front end's table."""
+    opset = model.graph.opset_imports[""]
     for node in all_nodes(model.graph):
-        refusal = frontend.takes(node.domain, node.op_type, _since(node), _types(node))
-        if refusal is not None:
-            name = f"{node.domain}::{node.op_type}" if node.domain else f"{node.op_type} (opset {frontend.opset})"
-            yield f"{node.name}: {name}: {refusal}"
+        refused = refusal(node, frontend, opset)
+        if refused is not None:
+            name = f"{node.domain}::{node.op_type}" if node.domain else f"{node.op_type} (opset {opset})"
+            yield f"{node.name}: {name}: {refused}"
 
 
 def no_empty_names(model: ir.Model, frontend: Frontend) -> Iterator[str]:
@@ -104,6 +105,7 @@ RULES: Mapping[str, Rule] = {
     rule.__name__.replace("_", "-"): rule
     for rule in (
         known_operators,
+        custom_operators,
         no_empty_names,
         no_zero_size_constants,
         no_float64,
@@ -112,28 +114,6 @@ RULES: Mapping[str, Rule] = {
         slice_last_axis_step_one,
     )
 }
-
-
-def _since(node: ir.Node) -> int:
-    return int(onnx.defs.get_schema(node.op_type, OPSET, "").since_version) if not node.domain else 1
-
-
-def _types(node: ir.Node) -> dict[str, str]:
-    """The dtype of each type parameter of the operator's schema, and of each input by position."""
-    types: dict[str, str] = {}
-    formals = onnx.defs.get_schema(node.op_type, OPSET, "").inputs if not node.domain else []
-    for i, value in enumerate(node.inputs):
-        if value is None or value.dtype is None:
-            continue
-        name = _name(value.dtype)
-        types[f"input{i}"] = name
-        if formals:
-            types.setdefault(formals[min(i, len(formals) - 1)].type_str, name)
-    return types
-
-
-def _name(dtype: ir.DataType) -> str:
-    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
 
 
 def _dimension(dimension: object) -> object:

@@ -7,16 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from porter.errors import TargetError, known_names
-from porter.target.data import (
-    Check,
-    CustomOperator,
-    Device,
-    Frontend,
-    Link,
-    OperatorMapping,
-    Row,
-    Target,
-)
+from porter.target.custom import CustomOperator, OperatorMapping
+from porter.target.data import Check, Device, Frontend, Link, Row, Target
 from porter.target.device import read_device
 from porter.target.frontend import read_frontend
 
