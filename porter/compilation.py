@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def compile_port(folder: Path, *, sign: Path | None = None, say: Say = lambda line: None) -> dict[str, Any]:
-    """Runs the vendor's tool on each graph and records in porter.json what came of it; `say` gets its log, line by line.
+    """Runs the vendor's tool on each graph and records in porter.json what came of it; `say` gets its log by lines.
 
     Where the tool is not installed nothing is run: the result has the commands, which are in compile.sh too.
     Raises PortError where the tool fails, or its log says that it refused, whatever its exit code.

@@ -100,7 +100,7 @@ def work_out(order: Order) -> Work:
 
 
 def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
-    """Raises FamilyError for activations that are known to leave the dtype's range; weights are looked at on the way."""
+    """Raises FamilyError for activations that are known to leave the dtype's range; weights are seen on their way."""
     beyond = {name: peak for name, peak in model.source.recorded() if peak > largest(dtype.numpy())}
     if beyond:
         more = f" and {len(beyond) - 3} more" if len(beyond) > 3 else ""

@@ -103,7 +103,7 @@ class Source:
         return reason or self.quantized.idle.get(name)
 
     def recorded(self) -> Iterator[tuple[str, float]]:
-        """What activations reached while the original ran, where the checkpoint keeps it: the scale's name, the peak."""
+        """What activations reached while the original ran, where the checkpoint keeps it: scale's name, peak."""
         for name, code in self.quantized.recorded.items():
             yield name, float(np.abs(self.checkpoint.read(name).astype(np.float64)).max(initial=0)) * code
 

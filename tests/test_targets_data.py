@@ -152,9 +152,10 @@ def test_onnxruntime_takes_the_whole_standard_and_nothing_else() -> None:
 def test_rms_norm_is_mapped_only_at_the_epsilon_that_the_plugin_uses() -> None:
     atc = frontends()["cann-atc"]
     (mapping,) = [mapping for mapping in atc.mappings if mapping.function == "RMSNorm"]
-    assert atc.custom_operators[mapping.operator].identifier == "npu::NPURmsNorm"
-    assert mapping.applies({"epsilon": 1e-6})
-    assert not mapping.applies({"epsilon": 1e-5})
+    given = {"x": "bfloat16", "weight": "bfloat16"}
+    assert mapping.operators == ("npu::NPURmsNorm",)
+    assert mapping.applies({"epsilon": 1e-6}, given)
+    assert not mapping.applies({"epsilon": 1e-5}, given)
     assert atc.takes("npu", "NPURmsNorm", 1, {"x": "bfloat16", "gamma": "bfloat16"}) is None
 
 
