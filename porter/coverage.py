@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from porter.errors import PorterError
 from porter.families import Family, families
 from porter.lowering import lower
-from porter.package.plan import DTYPES
+from porter.package.plan import DTYPES, bind_graph, plan_files
 from porter.shape import GROWING, Phase, Shape
 from porter.target import Frontend, find_target, frontends
+from porter.weights import Weight
 
 SCHEMA_VERSION = 1
 LAYERS = 4  # enough for every kind of layer that a family has
@@ -48,5 +50,9 @@ def _phases(frontend: Frontend) -> Iterator[Phase]:
 
 
 def _graph(family: Family, frontend: Frontend, phase: Phase) -> tuple[Any, Frontend]:
-    config = family.read({"model_type": family.model_types[0], "num_hidden_layers": LAYERS})
-    return family.build(config, "auto").build(DTYPES[frontend.dtypes[0]], phase.sizes), frontend
+    config = family.read({"model_type": family.model_types[0], "num_hidden_layers": LAYERS, **family.config.example})
+    network, dtype = family.build(config, "auto"), DTYPES[frontend.dtypes[0]]
+    graph = network.build(dtype, phase.sizes)
+    weights = [Weight(parameter, ()) for parameter in network.named_parameters()]
+    bind_graph(graph, plan_files(weights, dtype), Path())  # to places in files that are never written
+    return graph, frontend

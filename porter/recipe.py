@@ -54,7 +54,7 @@ def _filled(wanted: Compile, target: Target, phase: Phase, model: ir.Model, max_
     gears = ""
     if phase.gears and wanted.gears:
         sizes = (",".join(str(gear[name]) for value in inputs for name in _varying(value)) for gear in phase.gears)
-        gears = wanted.gears.strip().format(dynamic_dims=";".join(sizes))
+        gears = wanted.gears.rstrip("\n").format(dynamic_dims=";".join(sizes))
     return {
         "model": phase.file,
         "output": phase.file.removesuffix(".onnx"),

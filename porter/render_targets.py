@@ -105,21 +105,17 @@ def _sourced(text: str, source: str | None) -> str:
 
 
 def print_coverage(result: Mapping[str, Any]) -> None:
-    """Families across, front ends down; why something is refused stands below."""
-    cells = {(cell["frontend"], cell["family"]): cell for cell in result["cells"]}
+    """For each front end what became of which families; why something is refused stands below."""
+    kinds = ("ok", "expanded", "refused")
     rows: list[list[object]] = []
     for name in result["frontends"]:
-        row = [cells[name, family] for family in result["families"]]
-        rows.append([name + (" (assumed)" if row[0]["assumed"] else ""), *map(_coverage_cell, row)])
-    print_rows("families and front ends", ["front end", *result["families"]], rows)
-    out().print(
-        "ok: some functions are the vendor's own operators; expanded: all in the ONNX standard's", soft_wrap=True
-    )
+        cells = [cell for cell in result["cells"] if cell["frontend"] == name]
+        found = [", ".join(c["family"] for c in cells if c["status"] == kind) for kind in kinds]
+        rows.append([name + (" (assumed)" if cells[0]["assumed"] else ""), *(text or "–" for text in found)])
+    print_rows("families by front end", ["front end", *kinds], rows)
+    words = "ok: some functions are the vendor's own operators; expanded: all of it is in operators of the standard"
+    out().print(words, soft_wrap=True)
     for cell in result["cells"]:
         if cell["status"] == "refused":
             why = f"{cell['family']} on {cell['frontend']}: {cell['reason']}"
             out().print(f"[{STATUS['fail']}]refused[/] {escape(why)}", soft_wrap=True)
-
-
-def _coverage_cell(cell: Mapping[str, Any]) -> str:
-    return f"ok, {cell['lowering']['mapped']}" if cell["status"] == "ok" else str(cell["status"])

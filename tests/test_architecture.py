@@ -60,6 +60,7 @@ DOORS = {
         "package",
         "order",
         "weights",
+        "lowering",
         "recipe",
         "manifest",
         "port",
