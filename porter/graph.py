@@ -128,15 +128,24 @@ class Graph:
             self._scope = before
 
     @contextlib.contextmanager
-    def before(self, node: ir.Node) -> Iterator[None]:
-        """Nodes emitted inside stand before `node` and carry its name: how a function is replaced by its body."""
+    def before(self, node: ir.Node) -> Iterator[list[ir.Node]]:
+        """Nodes emitted inside stand before `node` and carry its name: how a function is replaced by its body.
+
+        Gives the list that they come into.
+        """
         home = node.graph
         if not isinstance(home, ir.Graph):
             raise GraphError(f"node '{node.name}' belongs to no graph", "expand nodes of a finished graph only")
-        emit, self._emit = self._emit, lambda new: home.insert_before(node, new)
+        emitted: list[ir.Node] = []
+
+        def stand_before(new: ir.Node) -> None:
+            home.insert_before(node, new)
+            emitted.append(new)
+
+        emit, self._emit = self._emit, stand_before
         try:
             with self.scope(node.name or node.op_type):
-                yield
+                yield emitted
         finally:
             self._emit = emit
 

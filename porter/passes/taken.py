@@ -21,11 +21,19 @@ def refusal(node: ir.Node, frontend: Frontend, opset: int) -> str | None:
     """None where the node is taken at this opset, else one clause that says why it is not."""
     if node.domain:
         return frontend.takes(node.domain, node.op_type, 1, types_of(node, None), ranks_of(node))
+    version = since(node.op_type, opset)
+    if version is None:
+        return schema_refusal(node, opset)
+    schema = onnx.defs.get_schema(node.op_type, version, "")
+    refused = frontend.takes("", node.op_type, version, types_of(node, schema), ranks_of(node))
+    return refused or schema_refusal(node, opset)
+
+
+def schema_refusal(node: ir.Node, opset: int) -> str | None:
+    """None where ONNX itself has the standard operator at this opset and for these types."""
     if not onnx.defs.has(node.op_type, opset, ""):
         return f"ONNX has no such operator at opset {opset}"
-    schema = onnx.defs.get_schema(node.op_type, opset, "")
-    refused = frontend.takes("", node.op_type, schema.since_version, types_of(node, schema), ranks_of(node))
-    return refused or next(_wrong_types(node, schema, opset), None)
+    return next(_wrong_types(node, onnx.defs.get_schema(node.op_type, opset, ""), opset), None)
 
 
 def types_of(node: ir.Node, schema: onnx.defs.OpSchema | None) -> dict[str, str]:
