@@ -42,6 +42,7 @@ class Graph:
         self._emit: Callable[[ir.Node], object] = self.root.append
         self._scope: tuple[str, ...] = ()
         self._counts: dict[str, int] = {}
+        self._made: dict[tuple[object, ...], Any] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
         """Adds a graph input."""
@@ -105,6 +106,12 @@ class Graph:
         attributes_of_node = ir.convenience.convert_attributes(given)
         node = ir.Node(domain, function, inputs, attributes_of_node, num_outputs=len(types), version=1)
         return self._finish(node, types)
+
+    def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """What `make` emits, emitted the first time only: for what many nodes of the root graph need alike."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def where(self) -> str:
         """The scope as a name."""

@@ -55,11 +55,14 @@ def _checkpoint(model: Model) -> dict[str, Any]:
 
 
 def _port(port: Port) -> dict[str, Any]:
-    manifest = port.manifest
-    if digest_of(port.graph)["sha256"] != manifest["graphs"][0]["sha256"]:
-        raise PortError(f"'{port.graph}' was changed since it was written", "convert the checkpoint again")
-    graph = ir.from_proto(onnx.load(port.graph, load_external_data=False)).graph
-    operators = Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in all_nodes(graph))
+    manifest, operators, phases = port.manifest, Counter[str](), []
+    for path, entry in zip(port.graphs, manifest["graphs"], strict=True):
+        if digest_of(path)["sha256"] != entry["sha256"]:
+            raise PortError(f"'{path}' was changed since it was written", "convert the checkpoint again")
+        graph = ir.from_proto(onnx.load(path, load_external_data=False)).graph
+        found = Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in all_nodes(graph))
+        phases.append({"file": entry["file"], "phase": entry["phase"], "nodes": found.total()})
+        operators = operators or found
     copied = (
         "family",
         "model_type",
@@ -68,6 +71,7 @@ def _port(port: Port) -> dict[str, Any]:
         "dtype",
         "quantize",
         "attention",
+        "shape",
         "parameters",
         "active_parameters",
         "layers",
@@ -79,6 +83,7 @@ def _port(port: Port) -> dict[str, Any]:
         **{key: manifest[key] for key in copied},
         "bytes": sum(e["bytes"] for e in manifest["weights"]),
         "cache_bytes_per_token_per_layer": manifest["cache_width"] * CACHE_BYTES[manifest["dtype"]],
+        "graphs": phases,
         "nodes": sum(operators.values()),
         "nodes_per_layer": round(sum(operators.values()) / manifest["layers"], 1),
         "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),

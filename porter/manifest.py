@@ -17,15 +17,28 @@ from porter.errors import PortError
 from porter.graph import all_nodes
 from porter.model import Model
 from porter.order import Work
-from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, PARTS, digest_of, replace_file, to_json
+from porter.package.files import CHECKPOINT, MANIFEST, PARTS, digest_of, replace_file, to_json
 from porter.package.plan import DTYPES
 from porter.quantize import FORMS, Quantization
+from porter.recipe import Step
+from porter.shape import Phase
+from porter.target.compile import Compile
 
 SCHEMA_VERSION = 1
 FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(
     ("minimum_past", "parameters", "active_parameters", "layers", "cache_width"), int
 )
 ENTRY = {"file": str, "bytes": int, "sha256": str}
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """Sizes that a graph of a port has, or that are one of its gears."""
+
+    file: str
+    batch: int
+    sequence: int
+    context: int
 
 
 @dataclass(frozen=True)
@@ -46,9 +59,27 @@ class Port:
         return Quantization.parse(self.manifest.get("quantize") or "none")
 
     @property
-    def graph(self) -> Path:
-        """The ONNX file."""
-        return self.folder / str(self.manifest["graphs"][0]["file"])
+    def graphs(self) -> tuple[Path, ...]:
+        """The ONNX files."""
+        return tuple(self.folder / str(entry["file"]) for entry in self.manifest["graphs"])
+
+    def fixed_sizes(self) -> list[FixedSize]:
+        """The sizes that a port made with `--shape` is for; none where they are open."""
+        if self.manifest.get("shape") is None:
+            return []
+        found = []
+        for entry in self.manifest["graphs"]:
+            shapes = {value["name"]: value["shape"] for value in entry["inputs"]}
+            (batch, sequence), context = shapes["input_ids"], shapes["attention_mask"][1]
+            for gear in entry.get("gears", [{}]):
+                sizes = batch, gear.get("sequence", sequence), gear.get("context", context)
+                found.append(FixedSize(entry["file"], *sizes))
+        return found
+
+    @property
+    def context(self) -> int | None:
+        """The places of the largest cache of fixed size; None where the cache grows."""
+        return max((size.context for size in self.fixed_sizes()), default=None)
 
 
 def open_port(folder: Path) -> Port:
@@ -105,8 +136,9 @@ def _wrong_fields(manifest: dict[str, Any]) -> list[str]:
 
 def describe(
     work: Work,
-    built: ir.Model,
+    built: Sequence[tuple[Phase, ir.Model]],
     lowering: dict[str, int],
+    steps: Sequence[Step],
     written: Sequence[dict[str, Any]],
     shards: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -122,31 +154,45 @@ def describe(
         "model_type": model.config.model_type,
         "target": target.name,
         "frontend": target.frontend.name,
-        "dtype": next(name for name, d in DTYPES.items() if d == work.dtype),
+        "dtype": work.dtype_name,
         "quantize": None if model.quantization is None else str(model.quantization),
         "left_in_float": [p.name for p in model.network.quantizable() if model.quantization and not p.quantization],
         "attention": (forms[0] if attention == "auto" else attention) if forms else None,
-        "minimum_past": target.frontend.minimum_past,
+        "shape": None if work.shape is None else str(work.shape),
+        "minimum_past": work.minimum_past,
         "parameters": sizes.parameters,
         "active_parameters": sizes.active_parameters,
         "layers": sizes.layers,
         "cache_width": sizes.cache_width,
         "graphs": [
             {
-                "file": GRAPH,
-                "phase": "prefill and decode",
-                "inputs": [_value(v) for v in built.graph.inputs],
-                "outputs": [_value(v) for v in built.graph.outputs],
-                "nodes": sum(1 for _ in all_nodes(built.graph)),
+                "file": phase.file,
+                "phase": phase.name,
+                **({"gears": [dict(gear) for gear in phase.gears]} if phase.gears else {}),
+                "inputs": [_value(v) for v in port.graph.inputs],
+                "outputs": [_value(v) for v in port.graph.outputs],
+                "nodes": sum(1 for _ in all_nodes(port.graph)),
             }
+            for phase, port in built
         ],
         "lowering": lowering,
+        **({"compile": _compile(target.frontend.compile, steps)} if target.frontend.compile else {}),
         "weights": [{"file": e["file"], "bytes": e["bytes"], "sha256": e["sha256"]} for e in written]
         + [{**shard, "of": CHECKPOINT} for shard in shards],
         "source": {
             "files": _source_files(model, written, shards),
             "dropped": dict(model.binding.dropped),
         },
+    }
+
+
+def _compile(wanted: Compile, steps: Sequence[Step]) -> dict[str, Any]:
+    """All that `porter compile` needs to know, wherever the port goes."""
+    return {
+        "tools": list(wanted.tools),
+        "version": wanted.version,
+        "refusals": list(wanted.refusals),
+        "steps": [{"graph": s.graph, "command": s.command, "products": list(s.products)} for s in steps],
     }
 
 

@@ -53,13 +53,17 @@ class Level(StrEnum):
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 CHECKPOINT = Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json and *.safetensors.")]
-TARGET = Annotated[str, typer.Option("--target", help="The device; `porter targets` lists them.")]
+TARGET = Annotated[
+    str, typer.Option("--target", help="The device; `porter targets` lists them; or a TOML file of your own.")
+]
 OUTPUT = Annotated[Path, typer.Option("-o", "--output", help="The port folder to make.")]
-DTYPE = Annotated[Dtype, typer.Option(help="The port's float type; auto is the front end's first.")]
+DTYPE = Annotated[
+    Dtype, typer.Option(help="The port's float type; auto is the most exact that device and front end take.")
+]
 ATTENTION = Annotated[
     Attention, typer.Option(help="Latent attention: absorbed (decode), expanded (long prefill); auto is absorbed.")
 ]
-FRONTEND = Annotated[str | None, typer.Option(help="The way in, where a device has several.")]
+FRONTEND = Annotated[str | None, typer.Option(help="The way in, where a device has several; or a TOML file.")]
 WEIGHTS = Annotated[
     Weights, typer.Option(help="copy, or reference: the graph points into the checkpoint's own shards.")
 ]
@@ -73,6 +77,13 @@ QUANTIZE = Annotated[
 SHARD_SIZE = Annotated[
     str,
     typer.Option("--shard-size", help="How large a weight file becomes, as 5GB or 500MB; a larger weight has its own."),
+]
+SHAPE = Annotated[
+    str | None,
+    typer.Option(
+        help="Graphs of fixed sizes, as batch=1,sequence=128,context=4096: one for prefill, one for decode; several "
+        "lengths as 128/512."
+    ),
 ]
 EXECUTOR = Annotated[
     Executor, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
@@ -102,4 +113,9 @@ PUBLIC_KEY = Annotated[
 TOKENS = Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")]
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
-TARGET_NAME = Annotated[str | None, typer.Argument(help="One target, with the source of every fact.")]
+TARGET_NAME = Annotated[
+    str | None, typer.Argument(help="One target, or a TOML file of your own, with the source of every fact.")
+]
+COVERAGE = Annotated[
+    bool, typer.Option("--coverage", help="Lower every family for every front end (of NAME): taken, expanded, refused.")
+]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from porter import __version__
-from porter.errors import TargetError
+from porter.cast import largest
+from porter.errors import FamilyError, TargetError
 from porter.model import Model, understand
 from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
 from porter.quantize import Quantization
+from porter.shape import EXAMPLE, GROWING, Phase, Shape
 from porter.target import Frontend, Target, find_target
 from porter.weights import Weight
 
@@ -31,6 +34,7 @@ class Order:
     weights: str = "copy"
     quantize: str = "none"
     shard_size: int = SHARD_BYTES
+    shape: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Work:
     target: Target
     model: Model
     dtype: ir.DataType
+    dtype_reason: str
+    shape: Shape | None  # None where sizes are open
+    phases: tuple[Phase, ...]
     files: tuple[PlannedFile, ...]
     references: tuple[Reference, ...]
 
@@ -53,11 +60,22 @@ class Work:
         """The checkpoint's files that the graph points into."""
         return tuple(sorted({r.file for r in self.references}))
 
-    def parameters(self, graph: bytes) -> dict[str, Any]:
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as the command line and the manifest call it."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    @property
+    def minimum_past(self) -> int:
+        """The masked cache places that a sequence begins with; none where the cache has its size from the beginning."""
+        return self.target.frontend.minimum_past if self.shape is None else 0
+
+    def parameters(self, graphs: Sequence[bytes]) -> dict[str, Any]:
         """What an unfinished conversion must have in common with the one that goes on with it."""
-        order = asdict(replace(self.order, checkpoint=Path(), quantize=str(self.model.quantization or "none")))
+        plain = {"quantize": str(self.model.quantization or "none"), "shape": str(self.shape) if self.shape else None}
+        order = asdict(self.order) | plain
         del order["checkpoint"]
-        return {"porter": __version__, **order, "checkpoint": _identity(self.model), "graph": _sha256(graph)}
+        return {"porter": __version__, **order, "checkpoint": _identity(self.model), "graph": _sha256(b"".join(graphs))}
 
     def agreement(self) -> dict[str, str]:
         """What machines must have in common that write files of one port."""
@@ -70,11 +88,48 @@ def work_out(order: Order) -> Work:
 
     Raises CheckpointError, FamilyError or TargetError.
     """
+    shape = Shape.parse(order.shape) if order.shape else None
     target = find_target(order.target, order.frontend)
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
-    dtype = _port_dtype(order, model, target.frontend)
+    dtype, reason = _port_dtype(order, model, target)
+    _refuse_overflow(model, dtype)
+    phases = _phases(shape, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
-    return Work(order, target, model, dtype, plan_files(written, dtype, order.shard_size), tuple(pointed))
+    files = plan_files(written, dtype, order.shard_size)
+    return Work(order, target, model, dtype, reason, shape, phases, files, tuple(pointed))
+
+
+def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
+    """Raises FamilyError for activations that are known to leave the dtype's range; weights are seen on their way."""
+    beyond = {name: peak for name, peak in model.source.recorded() if peak > largest(dtype.numpy())}
+    if beyond:
+        more = f" and {len(beyond) - 3} more" if len(beyond) > 3 else ""
+        names = ", ".join(f"'{name}'" for name in list(beyond)[:3]) + more
+        raise FamilyError(
+            f"by {names} activations reached {max(beyond.values()):.3g}, which {dtype.name.lower()} cannot hold",
+            "use --dtype bfloat16 or --dtype float32, on a device that takes it",
+        )
+
+
+def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phase, ...]:
+    """The graphs of a port, as the front end takes their sizes."""
+    if shape is None:
+        if not {"dynamic", "ranges"} & set(frontend.shapes):
+            raise TargetError(f"{frontend.name} takes graphs of fixed sizes only", f"give them: {EXAMPLE}")
+        return GROWING
+    rotation, longest = model.network.model.rotary_emb, shape.contexts[-1]
+    if not rotation.unbounded and longest > rotation.rope.positions():
+        message = f"--shape: context {longest} is more than the {rotation.rope.positions()} positions of the model"
+        raise TargetError(message, "a place of the cache is a position: give a smaller context")
+    phases = shape.phases("gears" in frontend.shapes)
+    if frontend.gears_limit is not None:
+        least, most = frontend.gears_limit
+        for phase in phases:
+            if phase.gears and not least <= len(phase.gears) <= most:
+                asked = f"--shape asks for {len(phase.gears)} gears of {phase.file}"
+                message = f"{asked}, {frontend.name} takes {least} to {most}"
+                raise TargetError(message, "give fewer lengths")
+    return phases
 
 
 def _divide(model: Model, dtype: ir.DataType) -> tuple[list[Reference], list[Weight]]:
@@ -88,16 +143,35 @@ def _divide(model: Model, dtype: ir.DataType) -> tuple[list[Reference], list[Wei
     return pointed, written
 
 
-def _port_dtype(order: Order, model: Model, frontend: Frontend) -> ir.DataType:
-    chosen: str = frontend.dtypes[0] if order.dtype == "auto" else order.dtype
+def _port_dtype(order: Order, model: Model, target: Target) -> tuple[ir.DataType, str]:
+    """The dtype of the port, and why that one. Raises TargetError for one that front end or device does not take."""
+    known, card, way = target.dtypes(), target.device, target.frontend
+    if not known:
+        message = f"{card.name} computes in {', '.join(card.dtypes)}, {way.name} takes {', '.join(way.dtypes)}"
+        raise TargetError(message, "no port can be in both: another front end may feed the device")
+    chosen, reason = order.dtype, "as asked for"
+    if order.dtype == "auto":
+        chosen, reason = known[0], f"the most exact that {_takers(target)}"
     if order.dtype == "auto" and order.weights == "reference":
-        chosen = _own_dtype(model) or chosen  # in any other, nothing could stay where it is
-        if chosen not in frontend.dtypes:
-            message = f"the checkpoint is in {chosen}, which {frontend.name} does not take, so no weight can stay there"
-            raise TargetError(message, f"use --weights copy, or --dtype: {', '.join(frontend.dtypes)}")
-    if chosen not in frontend.dtypes:
-        raise TargetError(f"{frontend.name} takes no port in {chosen}", f"known: auto, {', '.join(frontend.dtypes)}")
-    return DTYPES[chosen]
+        if own := _own_dtype(model):
+            chosen, reason = own, "the checkpoint's own: in any other, nothing could stay where it is"
+        if chosen not in known:
+            message = f"the checkpoint is in {chosen}, which {_refuser(target, chosen)} does not take"
+            hint = f"use --weights copy, or --dtype: {', '.join(known)}"
+            raise TargetError(f"{message}, so no weight can stay there", hint)
+    if chosen not in known:
+        raise TargetError(f"{_refuser(target, chosen)} takes no port in {chosen}", f"known: auto, {', '.join(known)}")
+    return DTYPES[chosen], reason
+
+
+def _takers(target: Target) -> str:
+    if not target.device.dtypes or target.name == target.frontend.name:
+        return f"{target.frontend.name} takes"
+    return f"{target.name} and {target.frontend.name} both take"
+
+
+def _refuser(target: Target, dtype: str) -> str:
+    return target.name if dtype in target.frontend.dtypes else target.frontend.name
 
 
 def _own_dtype(model: Model) -> str | None:

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +15,19 @@ from typing import Any
 
 import onnx_ir as ir
 
-from porter import __version__
-from porter.errors import PortError, TargetError, known_names
+from porter.errors import PortError
 from porter.executors import find_executor
-from porter.graph import inferred
+from porter.lowering import lower
 from porter.manifest import SCHEMA_VERSION, describe
 from porter.order import Order, Work, work_out
 from porter.package.execute import cores, memory_needed
-from porter.package.files import CHECKPOINT, GRAPH, MANIFEST, SIGNATURE, digest_of, to_json, write_file
+from porter.package.files import CHECKPOINT, MANIFEST, SIGNATURE, digest_of, to_json, write_file
 from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_folder
 from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
-from porter.passes import passes
-from porter.passes.checks import check
-from porter.passes.lower import Lower
-from porter.recipe import recipe
+from porter.recipe import recipe, script
+from porter.shape import Phase
 from porter.sign import Signer
-from porter.target import Frontend
 
 Watch = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 
@@ -46,6 +43,7 @@ def convert(
     weights: str = "copy",
     quantize: str = "none",
     shard_size: str = "4GiB",
+    shape: str | None = None,
     executor: str = "local",
     force: bool = False,
     jobs: int | None = None,
@@ -60,7 +58,7 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size))
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size), shape)
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     to = Destination(output, force, inside)
@@ -70,56 +68,43 @@ def convert(
     work = work_out(order)
     watch("building the graph", 0, 0)
     built, lowering = _lowered(work, output)
-    graph = ir.to_proto(built).SerializeToString(deterministic=True)
-    script = recipe(work.target, built, work.model.config.max_position_embeddings)
-    extras = (*(("compile.sh",) if script else ()), *((SIGNATURE,) if signer else ()))
-    names = (GRAPH, *(f.name for f in work.files), *extras)
+    graphs = {phase.file: ir.to_proto(model).SerializeToString(deterministic=True) for phase, model in built}
+    steps = recipe(work.target, built, work.dtype_name, work.model.config.max_position_embeddings)
+    extras = (*(("compile.sh",) if steps else ()), *((SIGNATURE,) if signer else ()))
+    names = (*graphs, *(f.name for f in work.files), *extras)
     to = replace(to, names=names)
     to.refuse()
     refuse_links(work.shards())
     if dry_run:
-        return _foreseen(work, to, len(graph), jobs or cores())
-    with new_folder(to, work.parameters(graph), work.new_bytes + len(graph)) as partial:
+        return _foreseen(work, to, sum(map(len, graphs.values())), jobs or cores())
+    size = work.new_bytes + sum(map(len, graphs.values()))
+    with new_folder(to, work.parameters(tuple(graphs.values())), size) as partial:
         if not inside:
             for shard in work.shards():
                 clone(shard, partial / shard.name)
         entries = write_files(work, partial, jobs, lambda done: watch("writing weights", done, work.new_bytes))
         shards = _shard_entries(work, digests or signer is not None, watch)
-        manifest = describe(work, built, lowering, entries, shards)
-        manifest["graphs"][0] |= write_file(partial, GRAPH, graph)
-        manifest["files"] = _carry(work, partial, inside) + _script(partial, script)
-        write_file(partial, MANIFEST, to_json(manifest))
-        (partial / SIGNATURE).unlink(missing_ok=True)  # of a run that was cut short
-        if signer:
-            signer.sign(partial, manifest, output.name)
-    signature = SIGNATURE if signer else None
-    return _result(output, manifest, time.monotonic() - begun) | {"signature": signature}
+        manifest = describe(work, built, lowering, steps, entries, shards)
+        for entry in manifest["graphs"]:
+            entry |= write_file(partial, entry["file"], graphs[entry["file"]])
+        manifest["files"] = _carry(work, partial, inside) + _script(partial, script(steps))
+        _seal(partial, manifest, signer, output.name)
+    more = {"signature": SIGNATURE if signer else None, "dtype_reason": work.dtype_reason}
+    return _result(output, manifest, time.monotonic() - begun) | more
 
 
-def lower(graph: ir.Graph, frontend: Frontend) -> tuple[ir.Model, dict[str, int]]:
-    """Runs the front end's passes and checks; gives the model and what became of its functions.
-
-    Raises TargetError for an operator that the front end does not take, or a rule that is broken.
-    """
-    model = ir.Model(graph, ir_version=frontend.ir_version, producer_name="porter", producer_version=__version__)
-    report: dict[str, int] = {}
-    for name in frontend.passes:
-        if name not in passes():
-            raise TargetError(f"{frontend.name}: no pass is called '{name}'", known_names(name, passes()))
-        step = passes()[name](frontend)
-        step(model)
-        if isinstance(step, Lower):
-            report = step.report(model)
-    check(inferred(model), frontend)
-    return model, report
-
-
-def _lowered(work: Work, output: Path) -> tuple[ir.Model, dict[str, int]]:
-    graph = work.model.network.build(work.dtype)
-    bind_graph(graph, work.files, output)
-    for reference in work.references:
-        point(graph, reference.place, reference.file.name, output)
-    return lower(graph, work.target.frontend)
+def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], dict[str, int]]:
+    """The graph of each phase, all of one set of weights, and what became of their functions together."""
+    found, report = [], Counter[str]()
+    for phase in work.phases:
+        graph = work.model.network.build(work.dtype, phase.sizes)
+        bind_graph(graph, work.files, output)
+        for reference in work.references:
+            point(graph, reference.place, reference.file.name, output)
+        model, counts = lower(graph, work.target.frontend)
+        found.append((phase, model))
+        report.update(counts)
+    return found, dict(report)
 
 
 def _shard_entries(work: Work, digests: bool, watch: Watch) -> list[dict[str, Any]]:
@@ -140,11 +125,19 @@ def _carry(work: Work, folder: Path, inside: bool) -> list[dict[str, Any]]:
     return [write_file(folder, file.name, file.read_bytes()) for file in files]
 
 
-def _script(folder: Path, script: str | None) -> list[dict[str, Any]]:
+def _seal(folder: Path, manifest: dict[str, Any], signer: Signer | None, name: str) -> None:
+    """Writes the manifest, and signs it where that is wanted."""
+    write_file(folder, MANIFEST, to_json(manifest))
+    (folder / SIGNATURE).unlink(missing_ok=True)  # of a run that was cut short
+    if signer:
+        signer.sign(folder, manifest, name)
+
+
+def _script(folder: Path, text: str | None) -> list[dict[str, Any]]:
     """compile.sh, which may be run; no file where there is no script."""
-    if script is None:
+    if text is None:
         return []
-    entry = write_file(folder, "compile.sh", script.encode())
+    entry = write_file(folder, "compile.sh", text.encode())
     (folder / "compile.sh").chmod((folder / "compile.sh").stat().st_mode | 0o111)
     return [entry]
 
@@ -192,6 +185,7 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
         "quantize",
         "left_in_float",
         "attention",
+        "shape",
         "minimum_past",
         "graphs",
         "weights",

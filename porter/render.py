@@ -69,16 +69,18 @@ def print_conversion(result: Mapping[str, Any]) -> None:
     if result.get("dry_run"):
         _print_foreseen(result)
         return
-    graph, lowering = result["graphs"][0], result["lowering"]
+    graphs = (f"{graph['file']}: {graph['nodes']} nodes" for graph in result["graphs"])
+    lowering, shape = result["lowering"], {"shape": result["shape"]} if result["shape"] else {}
     signed = {"signature": result["signature"]} if result["signature"] else {}
     print_pairs(
         f"port: {escape(result['port'])}",
         {
             "target": f"{result['target']} through {result['frontend']}",
             "family": result["family"] + (f", {result['attention']} attention" if result["attention"] else ""),
-            "dtype": result["dtype"],
+            "dtype": f"{result['dtype']}, {result['dtype_reason']}",
             **_quantized(result),
-            "graph": f"{graph['file']}: {graph['nodes']} nodes",
+            **shape,
+            "graphs": ", ".join(graphs),
             "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
             "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
             "source tensors left out": result["dropped"],
@@ -233,43 +235,30 @@ def print_inspection(result: Mapping[str, Any]) -> None:
     print_pairs(f"{result['kind']}: {escape(result['path'])}", facts)
 
 
-def print_targets(result: Mapping[str, Any]) -> None:
-    """The devices side by side, the cards that are sold under a name below it."""
-    rows: list[list[object]] = []
-    for t in result["targets"]:
-        rows.append([t["name"], t["title"], ", ".join(t["frontends"]), *_figures(t)])
-        rows += [[f"  {name}", "", "", *_figures(card)] for name, card in t["variants"].items()]
-    print_rows("targets", ["name", "device", "front ends", "memory", "bandwidth", "16-bit rate"], rows)
+def say(line: str) -> None:
+    """A line of another program's log."""
+    err().print(_line(line), soft_wrap=True, markup=False)
 
 
-def _figures(card: Mapping[str, Any]) -> list[object]:
-    rate = card["rates"].get("bfloat16") or card["rates"].get("float16")
-    return [number(card["memory_bytes"], "B"), number(card["memory_bandwidth"], "B/s"), number(rate, "op/s")]
-
-
-def print_target(result: Mapping[str, Any]) -> None:
-    """One device with its variants and front ends, and where each fact was read."""
-    cards = {result["name"]: result} | result["variants"]
-    rows = [
-        [n, number(c["memory_bytes"], "B"), number(c["memory_bandwidth"], "B/s"), _rates(c["rates"])]
-        for n, c in cards.items()
-    ]
-    print_rows(f"{result['title']} ({result['vendor']})", ["card", "memory", "bandwidth", "peak rates"], rows)
-    for card in cards.values():
-        for fact, source in card["sources"].items():
-            out().print(f"[dim]{escape(fact)}: {escape(source)}[/]", soft_wrap=True)
-    for f in result["frontends"]:
-        facts = {key: f[key] for key in ("title", "opset", "minimum_past", "operators")}
-        facts |= {"dtypes": ", ".join(f["dtypes"]), "custom operators": ", ".join(f["custom_operators"]) or "none"}
-        facts |= {f"rule {c['name']}": c["reason"] for c in f["checks"]}
-        for m in f["mappings"]:
-            condition = f" when {m['when']}" if m["when"] else ""
-            facts[f"maps {m['function']}{condition}"] = f"{', '.join(m['operators'])}: {m['reason']}"
-        print_pairs(f"front end {f['name']}", facts)
-
-
-def _rates(rates: Mapping[str, float]) -> str:
-    return ", ".join(f"{dtype} {number(rate, 'op/s')}" for dtype, rate in rates.items()) or "unknown"
+def print_compilation(result: Mapping[str, Any]) -> None:
+    """What the vendor's tool made of a port; or the commands, where it is not here or none is needed."""
+    title = f"{escape(result['port'])} for {escape(result['target'])}"
+    if result["script"] is None:
+        out().print(f"{title}: nothing to compile, {result['frontend']} takes the graph as it is", soft_wrap=True)
+    elif result["missing"]:
+        absent = ", ".join(tool.removeprefix("python:") for tool in result["missing"])
+        out().print(f"{title}: not compiled, {absent} is not installed here. On the device's host:", soft_wrap=True)
+        out().print(f"sh {escape(result['port'])}/{result['script']}", soft_wrap=True)
+        out().print("which runs", soft_wrap=True)
+        for command in result["commands"]:
+            out().print(escape(command), soft_wrap=True)
+    else:
+        rows: list[list[object]] = [
+            [p["file"], step["graph"], size(p["bytes"]), p["sha256"][:16], f"{step['seconds']:.1f} s"]
+            for step in result["steps"]
+            for p in step["products"]
+        ]
+        print_rows(f"{title}: compiled", ["file", "from", "size", "SHA-256", "time"], rows)
 
 
 def size(count: float) -> str:

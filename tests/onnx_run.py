@@ -19,7 +19,7 @@ from porter.blocks.mlp import GatedMLP
 from porter.blocks.module import Module, Parameter
 from porter.blocks.moe import BiasedRouter, Experts, Float32Router, MixtureOfExperts, Router, SharedMixtureOfExperts
 from porter.blocks.rope import DynamicRope, Rope
-from porter.blocks.step import Step
+from porter.blocks.step import GrowingStep
 from porter.graph import Graph
 from porter.passes.lower import Lower
 from porter.target import frontends
@@ -95,7 +95,7 @@ def attend(block: Module, rope: Rope, x: np.ndarray, past: Sequence[np.ndarray],
     parameters = [*block.parameters("attention"), *module.parameters("rope")]
 
     def build(graph: Graph, ids: ir.Value, mask: ir.Value, x: ir.Value, *past: ir.Value) -> list[ir.Value]:
-        step = Step(graph, FLOAT, ids, ids, mask)
+        step = GrowingStep(graph, FLOAT, ids, ids, mask)
         mixed, cache = block(step, x, module(step), past)
         fill(graph.root, parameters, random_weights(parameters), FLOAT)
         return [mixed, *cache]

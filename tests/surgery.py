@@ -18,11 +18,11 @@ KINDS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I8": np.int8,
 
 
 @contextmanager
-def graph_of(port: Path) -> Iterator[onnx.GraphProto]:
-    """The graph of a port, to be changed: it is written back, and signed."""
-    model = onnx.load(port / "model.onnx", load_external_data=False)
+def graph_of(port: Path, file: str = "model.onnx") -> Iterator[onnx.GraphProto]:
+    """A graph of a port, to be changed: it is written back, and signed."""
+    model = onnx.load(port / file, load_external_data=False)
     yield model.graph
-    (port / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    (port / file).write_bytes(model.SerializeToString(deterministic=True))
     sign(port)
 
 

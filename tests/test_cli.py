@@ -33,6 +33,7 @@ OPTIONS = {
         "-o --output": ("Path", MUST),
         "--dtype": ("auto|float32|float16|bfloat16", "auto"),
         "--attention": ("auto|absorbed|expanded", "auto"),
+        "--shape": ("str | None", None),
         "--frontend": ("str | None", None),
         "--weights": ("copy|reference", "copy"),
         "--shard-size": ("str", "4GiB"),
@@ -54,7 +55,8 @@ OPTIONS = {
         JSON: ("bool", False),
     },
     "inspect": {"PATH": ("Path", MUST), JSON: ("bool", False)},
-    "targets": {"NAME": ("str | None", None), JSON: ("bool", False)},
+    "compile_": {"PORT": ("Path", MUST), "--sign": ("pathlib.Path | None", None), JSON: ("bool", False)},
+    "targets": {"NAME": ("str | None", None), "--coverage": ("bool", False), JSON: ("bool", False)},
 }
 FIELDS = {
     "convert": "port target frontend family dtype graphs weights lowering seconds peak_rss_bytes",

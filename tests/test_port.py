@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import takers
 import tiny
 import torch
 from command import digests, run, spawn
 
 from porter.checkpoint import open_checkpoint
 from porter.port import convert
-from porter.target import devices
 from porter.verify.original import Original
 
 PROMPT, STEPS = 20, 6
@@ -30,7 +30,7 @@ PROMPT, STEPS = 20, 6
 
 
 @pytest.mark.parametrize("name", ["deepseek", "llama"])
-@pytest.mark.parametrize("target", sorted(devices()))
+@pytest.mark.parametrize("target", takers.DEVICES)
 def test_the_same_bytes_wherever_and_whenever(
     name: str, target: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -203,7 +203,7 @@ def rmse(a: np.ndarray, b: np.ndarray) -> float:
     return math.sqrt(np.mean((a.astype(np.float64) - b) ** 2))
 
 
-@pytest.mark.parametrize("target", sorted(devices()))
+@pytest.mark.parametrize("target", takers.DEVICES)
 def test_prompt_and_greedy_tokens_through_the_cache(target: str, deepseek: Path, tmp_path: Path) -> None:
     """What anyone with ONNX Runtime alone would do, by what the folder promises."""
     convert(deepseek, target, tmp_path / "port", dtype="float32")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import packing
 import pytest
+import takers
 import tiny
 from command import Outcome, digests, run
 from onnx_run import error
@@ -18,7 +19,6 @@ from safetensors.numpy import load_file
 from surgery import WEIGHTS, constants, graph_of, header, set_value, value_of, weight_of
 
 from porter.families import families
-from porter.target import devices
 
 FORMS = ("int8", "int4:32", "int4:32:asymmetric")
 DTYPES = {"int8": "float32", "int4:32": "float16", "int4:32:asymmetric": "float32"}
@@ -82,7 +82,7 @@ def manifest(port: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------ every family, every front end
 
 
-@pytest.mark.parametrize("target", sorted(devices()))
+@pytest.mark.parametrize("target", takers.DEVICES)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_byte_is_what_the_source_makes(checkpoint: Path, form: str, target: str, tmp_path: Path) -> None:
     done = convert(checkpoint, tmp_path / "port", form, "--target", target, "--dtype", DTYPES[form])
@@ -93,7 +93,7 @@ def test_every_byte_is_what_the_source_makes(checkpoint: Path, form: str, target
 
 def combinations() -> Iterator[Any]:
     """Each form once or twice by default; all of them on all front ends are slow."""
-    for n, target in enumerate(sorted(devices())):
+    for n, target in enumerate(takers.DEVICES):
         for m, form in enumerate(FORMS):
             yield pytest.param(form, target, marks=[] if n == m else [pytest.mark.slow])
 

@@ -21,8 +21,10 @@ opset_rule = "model"
 ir_version = 8
 dtypes = ["float32"]
 minimum_past = 0
+shapes = ["dynamic", "gears"]
+gears_limit = [2, 9]
+max_rank = 4
 passes = ["lower"]
-command = "own {model} > {output}"
 
 [sources]
 opset = "a page"
@@ -30,7 +32,17 @@ ir_version = "a page"
 dtypes = "a page"
 minimum_past = "a page"
 operators = "a page"
-command = "a page"
+shapes = "a page"
+gears_limit = "a page"
+max_rank = "a page"
+
+[compile]
+tools = ["own", "python:ownlib"]
+command = "own {model} {gears} > {output}"
+gears = "--gears {dynamic_dims}"
+products = ["{output}.bin"]
+refusals = ["E[0-9]+"]
+source = "a page"
 
 [dtype_groups]
 floats = ["float32", "float16"]
@@ -62,7 +74,7 @@ source = "a page"
 
 [operators]
 Add = [{ opsets = "8, 12-18", types = { T = ["floats", "int64"] } }]
-Pad = [{ opsets = "13-16" }, { opsets = "18", types = { input0 = ["bool"] } }]
+Pad = [{ opsets = "13-16", ranks = "1-3" }, { opsets = "18", types = { input0 = ["bool"] } }]
 
 [operator_notes]
 Pad = "constant mode"
@@ -73,6 +85,7 @@ name = "card"
 title = "a card"
 vendor = "nobody"
 frontends = ["own"]
+dtypes = ["float32", "int8"]
 memory_bytes = 1024
 rates = { float32 = 1e12 }
 
@@ -81,6 +94,7 @@ name = "wire"
 directions = 2
 
 [sources]
+dtypes = "a page"
 memory_bytes = "a page"
 rates = "a page"
 link = "a page"
@@ -114,6 +128,7 @@ def test_an_operator_is_taken_or_refused_with_one_clause(tmp_path: Path) -> None
     assert own.takes("", "Pad", 13, {}) == "known only at opsets 13-16, 18, not 17"
     assert own.takes("", "Loop", 16, {}) == "unknown operator"
     assert own.takes("com.microsoft", "Add", 1, {}) == "unknown operator"
+    assert own.takes("", "Add", 14, {}, [4, 5]) == "5 dimensions, more than 4"
     assert own.has("Add", 14)
     assert not own.has("Pad", 13)
 
@@ -127,7 +142,12 @@ def test_the_opset_rule_decides_which_version_is_looked_up(tmp_path: Path) -> No
 def test_one_row_that_takes_it_is_enough(tmp_path: Path) -> None:
     own = frontend(tmp_path, FRONTEND.replace('"13-16"', '"13-17", types = { T = ["string"] }'))
     assert own.takes("", "Pad", 13, {"T": "string"}) is None
-    again = frontend(tmp_path, FRONTEND.replace('"13-16" }, { opsets = "18"', '"13-17" }, { opsets = "17"'))
+    ranked = frontend(tmp_path, FRONTEND.replace('"13-16"', '"17"'))
+    assert ranked.takes("", "Pad", 13, {}, [4, 1]) == "an input of 1, 4 dimensions, not 1 to 3"
+    assert ranked.takes("", "Pad", 13, {}, [3, 1]) is None
+    again = frontend(
+        tmp_path, FRONTEND.replace('"13-16", ranks = "1-3" }, { opsets = "18"', '"13-17" }, { opsets = "17"')
+    )
     assert again.takes("", "Pad", 13, {"input0": "int8"}) is None
 
 
@@ -237,8 +257,21 @@ BAD_FRONTENDS = {
     "negative past": ("minimum_past = 0", "minimum_past = -1", "minimum_past is -1", "cache positions"),
     "pass named twice": ('["lower"]', '["lower", "lower"]', "passes names 'lower' twice", "once"),
     "pass that is no text": ('["lower"]', "[1]", "passes holds 1", "text"),
-    "unknown placeholder": ("{output}", "{outptu}", "asks for '{outptu}'", "did you mean 'output'"),
-    "broken template": ("{output}", "{output", "command is no template", "doubled"),
+    "unknown placeholder": ("> {output}", "> {outptu}", "command asks for '{outptu}'", "did you mean 'output'"),
+    "broken template": ("> {output}", "> {output", "command is no template", "doubled"),
+    "unknown placeholder of gears": ("{dynamic_dims}", "{dims}", "gears asks for '{dims}'", "'dynamic_dims'"),
+    "gears without a place": ("{gears} ", "", "gears has no place in the command", "write {gears}"),
+    "unknown placeholder of a product": ("{output}.bin", "{out}.bin", "products asks for '{out}'", "'output'"),
+    "no regular expression": ("E[0-9]+", "E[0-9", "refusals holds 'E[0-9'", "regular expression"),
+    "unknown key of compile": ("tools =", "tool =", "compile: no key is called 'tool'", "did you mean 'tools'"),
+    "no source of compile": ('refusals = ["E[0-9]+"]\nsource = "a page"', "", "compile: source is missing", "given"),
+    "unknown shape": ('"dynamic", "gears"', '"dynamc", "gears"', "shapes names 'dynamc'", "did you mean 'dynamic'"),
+    "gears limit without gears": ('"dynamic", "gears"', '"dynamic"', "shapes has no 'gears'", "leave the limit out"),
+    "gears limit upside down": ("[2, 9]", "[9, 2]", "gears_limit is [9, 2]", "[lowest, highest]"),
+    "rank of nothing": ("max_rank = 4", "max_rank = 0", "max_rank is 0", "leave it out"),
+    "ranks that are none": ('"1-3"', '"3-1"', "ranks is '3-1'", "upwards"),
+    "several ranks": ('"1-3"', '"1, 3"', "ranks is '1, 3'", "one range"),
+    "assumed beside a table": ("max_rank = 4", 'max_rank = 4\nassumed = "portable"', "assumed stands", "known"),
     "fact without source": ('dtypes = "a page"\n', "", "sources: dtypes is missing", "must be given"),
     "source without fact": (
         "[sources]", '[sources]\nopsets = "a page"',
@@ -259,7 +292,7 @@ BAD_FRONTENDS = {
     "opsets that are none": ('"8, 12-18"', '"8..18"', "Add 1: opsets is '8..18'", "write '8-18'"),
     "opsets downwards": ('"8, 12-18"', '"18-8"', "opsets is '18-8'", "upwards"),
     "row with another key": ('"13-16"', '"13-16", opset = 3', "Pad 1: no key is called 'opset'", "'opsets'"),
-    "row that is no table": ('[{ opsets = "13-16" }, ', "[3, ", "Pad holds 3", "table"),
+    "row that is no table": ('[{ opsets = "13-16", ranks = "1-3" }, ', "[3, ", "Pad holds 3", "table"),
     "note on no operator": (
         "Pad = \"c", "Pda = \"c",
         "Pda is not in the operator table", "did you mean 'Pad'",
@@ -290,10 +323,11 @@ BAD_FRONTENDS = {
 
 BAD_DEVICES = {
     "unknown front end": ('["own"]', '["onw"]', "names 'onw', which is none", "did you mean 'own'"),
-    "no front end": ('frontends = ["own"]', "", "frontends is missing", "must be given"),
+    "dtype that is none": ('"int8"]', '"int9"]', "dtypes names 'int9', which is no dtype", "did you mean 'int"),
+    "beyond measure": ("memory_bytes = 1024", f"memory_bytes = 1{'0' * 400}", "beyond all measure", "leave it out"),
     "unknown key": ("memory_bytes = 1024", "memory = 1024", "no key is called 'memory'", "memory_bytes"),
     "no memory at all": ("memory_bytes = 1024", "memory_bytes = 0", "memory_bytes is 0", "leave it out"),
-    "endless memory": ("bandwidth = 2e12", "bandwidth = inf", "memory_bandwidth is inf", "leave it out"),
+    "endless memory": ("bandwidth = 2e12", "bandwidth = inf", "memory_bandwidth is beyond all measure", "leave it out"),
     "rate of no dtype": ("float32 = 1e12", "fp32 = 1e12", "rates: fp32 is no dtype", "known:"),
     "three directions": ("directions = 2", "directions = 3", "directions is 3", "each way"),
     "link without name": ('name = "wire"', "", "link: name is missing", "must be given"),
@@ -380,3 +414,107 @@ def test_a_front_end_that_does_not_feed_the_device_is_refused_with_those_that_do
 def test_the_data_are_read_once() -> None:
     assert devices() is devices()
     assert frontends() is frontends()
+
+
+def test_a_variant_is_a_target_of_its_own() -> None:
+    target = find_target("ascend-910b3")
+    assert (target.name, target.device.soc, target.frontend.name) == ("ascend-910b3", "Ascend910B3", "cann-atc")
+    assert target.device == devices()["ascend-910b"].variants["ascend-910b3"]
+
+
+def test_a_device_without_a_front_end_is_refused() -> None:
+    with pytest.raises(TargetError, match="nvidia-h100 has no front end") as caught:
+        find_target("nvidia-h100")
+    assert "porter targets nvidia-h100" in caught.value.hint
+
+
+def test_where_no_list_is_published_the_portable_one_is_assumed(tmp_path: Path) -> None:
+    table = FRONTEND[FRONTEND.index("[operators]") :]
+    text = FRONTEND.replace(table, "").replace("max_rank = 4", 'max_rank = 4\nassumed = "portable"')
+    own = frontend(tmp_path, text.replace('operators = "a page"\n', ""))
+    assert own.assumed
+    assert own.has("MatMul", 13)
+    assert own.takes("", "NonZero", 13, {}) == "unknown operator"
+    with pytest.raises(TargetError, match="operators is missing") as caught:
+        frontend(tmp_path, text.replace('assumed = "portable"', "").replace('operators = "a page"\n', ""))
+    assert 'assumed = "portable"' in caught.value.hint
+    with pytest.raises(TargetError, match="assumed is 'portabel', which is no list"):
+        frontend(tmp_path, text.replace('"portable"', '"portabel"').replace('operators = "a page"\n', ""))
+
+
+# --------------------------------------------------------------------------------- one's own, by path
+
+
+def inline(text: str, header: str) -> str:
+    """The front end's text as a table inside another file."""
+    body = text.replace("\n[[", f"\n[[{header}.").replace("\n[", f"\n[{header}.").replace(f"[{header}.[", "[[")
+    return f"\n[{header}]{body}"
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("place", ["own.toml", "../frontends/own.toml"])
+def test_own_device_with_its_front_end_beside_it(place: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "devices" / "any.toml", DEVICE)
+    write(path.parent / place, FRONTEND)
+    target = find_target(str(path))
+    assert (target.name, target.frontend.name, target.dtypes()) == ("card", "own", ("float32",))
+
+
+def test_own_device_with_a_front_end_of_porter_s(tmp_path: Path) -> None:
+    path = write(tmp_path / "card.toml", DEVICE.replace('["own"]', '["onnxruntime"]'))
+    assert find_target(str(path)).frontend is frontends()["onnxruntime"]
+
+
+def test_own_device_with_its_front_end_inside(tmp_path: Path) -> None:
+    path = write(tmp_path / "card.toml", DEVICE.replace('frontends = ["own"]\n', "") + inline(FRONTEND, "frontend"))
+    target = find_target(str(path))
+    assert (target.name, target.frontend.name) == ("card", "own")
+    assert target.frontend == frontend(tmp_path)
+    bad = path.read_text().replace("opset_rule", "opset_rul")
+    with pytest.raises(TargetError, match=r"card\.toml: frontend: no key is called 'opset_rul'") as caught:
+        find_target(str(write(path, bad)))
+    assert caught.value.hint.startswith("did you mean 'opset_rule'?")
+
+
+def test_own_front_end_alone_feeds_a_device_of_unknown_facts(tmp_path: Path) -> None:
+    path = write(tmp_path / "whatever.toml", FRONTEND)
+    target = find_target(str(path))
+    assert (target.name, target.device.memory_bytes, target.device.dtypes) == ("own", None, ())
+    assert find_target("onnxruntime-cpu", str(path)).frontend == target.frontend
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DEVICE, "names 'own', which is none"),
+        (DEVICE.replace('["own"]', '["../own.toml"]'), "a path"),
+        (DEVICE.replace("memory_bytes = 1024", "memry = 1"), "no key is called 'memry'"),
+        (DEVICE.replace('["own"]', "3"), "frontends is a whole number"),
+        (FRONTEND.replace("opset = 17", "opst = 17"), "no key is called 'opst'"),
+        ("frontend = 3", "frontend is a whole number, not a list"),
+        (f"name = {'[' * 9000}", "recursion"),
+        (f"name = {'1' * 9000}", "4300 digits"),
+        ("", "name is missing"),
+    ],
+)
+def test_a_mistake_in_one_s_own_names_file_and_key(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "card.toml", text)
+    with pytest.raises(TargetError) as caught:
+        find_target(str(path))
+    assert str(path) in caught.value.message
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"card\.toml: No such file"):
+        find_target(str(tmp_path / "card.toml"))
+    with pytest.raises(TargetError, match=r"way\.toml: No such file"):
+        find_target("onnxruntime-cpu", str(tmp_path / "way.toml"))
+    with pytest.raises(TargetError, match="Is a directory"):
+        find_target(f"{tmp_path}/")

@@ -91,6 +91,44 @@ def edit_tensors(folder: Path, *, add: Tensors | None = None, drop: tuple[str, .
     save_file({n: t.contiguous() for n, t in tensors.items() if n not in drop}, path, metadata={"format": "pt"})
 
 
+class FixedRunner:
+    """A port made with --shape on ONNX Runtime, by what README.md promises and nothing else: one sequence, whose tokens
+    stand in the cache at their positions; pieces of a prompt through prefill.onnx, the last of them filled up with
+    copies of its last token, and single ones through decode.onnx.
+    """
+
+    def __init__(self, port: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, 1
+        prefill, decode = (
+            onnxruntime.InferenceSession(port / name, options, providers=["CPUExecutionProvider"])
+            for name in ("prefill.onnx", "decode.onnx")
+        )
+        self._graphs = {1: decode, prefill.get_inputs()[0].shape[1]: prefill}
+        self._inputs = {i.name: i for i in decode.get_inputs()}
+        self.batch, self.context = self._inputs["attention_mask"].shape
+        self._mask = np.zeros((self.batch, self.context), np.int64)
+        past = (i for name, i in self._inputs.items() if name.startswith("past_key_values."))
+        self.cache = {i.name: np.full(i.shape, 3.0, KINDS[i.type]) for i in past}  # what stands there must not matter
+
+    def run(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The logits of new tokens [batch, S] at positions [S]."""
+        count = next((n for n in sorted(self._graphs) if n >= ids.shape[1]), max(self._graphs))
+        if ids.shape[1] > count:
+            parts = [self.run(ids[:, a : a + count], positions[a : a + count]) for a in range(0, ids.shape[1], count)]
+            return np.concatenate(parts, axis=1)
+        picked = np.minimum(np.arange(count), ids.shape[1] - 1)
+        self._mask[:, positions] = 1
+        places = np.broadcast_to(positions[picked], (self.batch, count))
+        feed = {"input_ids": ids[:, picked], "position_ids": places, "attention_mask": self._mask, **self.cache}
+        feed = {name: np.ascontiguousarray(a, KINDS[self._inputs[name].type]) for name, a in feed.items()}
+        session = self._graphs[count]
+        results = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
+        logits = results.pop("logits")
+        self.cache = {name.replace("present.", "past_key_values."): a for name, a in results.items()}
+        return logits[:, : ids.shape[1]]
+
+
 class Runner:
     """A port on ONNX Runtime, by what DESIGN.md section 6 promises and nothing else."""
 

@@ -1,4 +1,4 @@
-"""Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) over a growing key-value cache."""
+"""Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) over a key-value cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from porter.blocks.module import Module
 from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rotation
 from porter.blocks.step import Step
-from porter.dialect import ATTENTION, CACHE_UPDATE, ROTARY_EMBEDDING
+from porter.dialect import ATTENTION, ROTARY_EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,14 @@ class GroupedQueryAttention(Module):
     def forward(
         self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
-        """X [tokens, hidden_size] → the same shape, and the cache with the new places behind the past ones."""
+        """X [tokens, hidden_size] → the same shape, and the cache with the new tokens in it."""
         graph = step.graph
         q = self.normalize_queries(step, step.split_heads(self.q_proj(step, x), self.heads, self.head_dim))
         k = self.normalize_keys(step, step.split_heads(self.k_proj(step, x), self.groups, self.head_dim))
         v = step.split_heads(self.v_proj(step, x), self.groups, self.head_dim)
         q = ROTARY_EMBEDDING(graph, q, rotation.cos, rotation.sin, interleaved=0, dim=self.head_dim)
         k = ROTARY_EMBEDDING(graph, k, rotation.cos, rotation.sin, interleaved=0, dim=self.head_dim)
-        keys = CACHE_UPDATE(graph, past[0], k)  # [batch, groups, total, head_dim]
-        values = CACHE_UPDATE(graph, past[1], v)
+        keys, values = step.update(past[0], k), step.update(past[1], v)  # [batch, groups, total, head_dim]
         mixed = ATTENTION(
             graph,
             q,
@@ -68,6 +67,7 @@ class GroupedQueryAttention(Module):
             key_dim=self.head_dim,
             value_dim=self.head_dim,
             scale=self.head_dim**-0.5,
+            one=step.one,
         )
         return self.o_proj(step, step.merge_heads(mixed, self.heads, self.head_dim)), [keys, values]
 

@@ -12,10 +12,11 @@ from porter.blocks.linear import Embedding, Linear, TiedHead
 from porter.blocks.module import Module, ModuleList, Parameter
 from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rope, Rotation
-from porter.blocks.step import Step
+from porter.blocks.step import GrowingStep, PositionedStep, Step
 from porter.errors import GraphError
 from porter.graph import Graph
 from porter.quantize import Quantization
+from porter.shape import GROWING, Sizes
 
 
 class DecoderLayer(Module):
@@ -99,22 +100,24 @@ class Decoder(Module):
             if form.fits(parameter.shape):
                 parameter.quantization = form
 
-    def build(self, dtype: ir.DataType) -> ir.Graph:
-        """The neutral graph at `dtype`: inputs and outputs as the port folder promises them."""
+    def build(self, dtype: ir.DataType, sizes: Sizes = GROWING[0].sizes) -> ir.Graph:
+        """The neutral graph at `dtype` with these sizes: inputs and outputs as the port folder promises them."""
         self.named_parameters()
-        graph = Graph()
-        ids = graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
-        positions = graph.input("position_ids", ir.DataType.INT64, ["batch", "sequence"])
-        mask = graph.input("attention_mask", ir.DataType.INT64, ["batch", "total"])
+        graph, batch = Graph(), sizes.batch
+        before, behind = ("past", "total") if sizes.context is None else (sizes.context, sizes.context)
+        ids = graph.input("input_ids", ir.DataType.INT64, [batch, sizes.sequence])
+        positions = graph.input("position_ids", ir.DataType.INT64, [batch, sizes.sequence])
+        mask = graph.input("attention_mask", ir.DataType.INT64, [batch, behind])
         past = [
-            [graph.input(f"past_key_values.{n}.{e.name}", dtype, ["batch", e.heads, "past", e.width]) for e in entries]
+            [graph.input(f"past_key_values.{n}.{e.name}", dtype, [batch, e.heads, before, e.width]) for e in entries]
             for n, entries in enumerate(self.cache())
         ]
-        step = Step(graph, dtype, ids, positions, mask)
+        kind = GrowingStep if sizes.context is None else PositionedStep
+        step = kind(graph, dtype, ids, positions, mask, sizes)
         x, present = self.model(step, past)
         logits = graph.op.Reshape(self.lm_head(step, x), step.shape("new", self.vocabulary))
-        graph.output(logits, "logits", ["batch", "sequence", self.vocabulary])
+        graph.output(logits, "logits", [batch, sizes.sequence, self.vocabulary])
         for n, (entries, values) in enumerate(zip(self.cache(), present, strict=True)):
             for entry, value in zip(entries, values, strict=True):
-                graph.output(value, f"present.{n}.{entry.name}", ["batch", entry.heads, "total", entry.width])
+                graph.output(value, f"present.{n}.{entry.name}", [batch, entry.heads, behind, entry.width])
         return graph.root

@@ -16,7 +16,7 @@ from porter.blocks.module import Module, Parameter
 from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rotation
 from porter.blocks.step import Step
-from porter.dialect import ATTENTION, CACHE_UPDATE, ROTARY_EMBEDDING
+from porter.dialect import ATTENTION, ROTARY_EMBEDDING
 
 LATENT_EPSILON = 1e-6  # of q_a_layernorm and kv_a_layernorm: fixed in the published models, whatever rms_norm_eps says
 
@@ -86,6 +86,7 @@ class AbsorbedHeads(Heads):
             key_dim=width,
             value_dim=width,
             scale=scale,
+            one=step.one,
         )
         mixed, _ = op.Split(mixed, graph.ints(self.latent, self.rope), axis=-1, outputs=2)  # [B, H, S, latent]
         mixed = op.Reshape(
@@ -125,6 +126,7 @@ class ExpandedHeads(Heads):
             key_dim=self.nope + self.rope,
             value_dim=self.value,
             scale=scale,
+            one=step.one,
         )
         return step.merge_heads(mixed, self.heads, self.value)
 
@@ -151,7 +153,7 @@ class LatentAttention(Module):
     def forward(
         self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
-        """X [tokens, hidden_size] → the same shape, and the latent cache with the new places behind the past ones."""
+        """X [tokens, hidden_size] → the same shape, and the latent cache with the new tokens in it."""
         graph, op, sizes = step.graph, step.graph.op, self.mixer
         q = step.split_heads(self.query(step, x), sizes.heads, sizes.nope + sizes.rope)
         q_nope, q_rope = op.Split(q, graph.ints(sizes.nope, sizes.rope), axis=-1, outputs=2)
@@ -166,5 +168,5 @@ class LatentAttention(Module):
         k_rope = ROTARY_EMBEDDING(
             graph, k_rope, rotation.cos, rotation.sin, interleaved=self.interleaved, dim=sizes.rope
         )
-        cache = CACHE_UPDATE(graph, past[0], op.Concat(latent, k_rope, axis=-1))  # [B, 1, T, latent + rope]
+        cache = step.update(past[0], op.Concat(latent, k_rope, axis=-1))  # [B, 1, T, latent + rope]
         return self.o_proj(step, self.mixer(step, q_nope, q_rope, cache, self.scale)), [cache]

@@ -92,11 +92,13 @@ class Experts(Module):
         graph, both = step.graph, (self.gate_up_proj, self.down_proj)
         first, second = ((*p.values(graph, step.dtype), None, None)[:3] for p in both)
         inputs = (x, weights, experts, first[0], second[0], *first[1:], *second[1:])
+        tokens, count = step.sizes.tokens, self.gate_up_proj.shape[0]
+        rule = {"top_k": self.top_k, "few": None if tokens is None else int(tokens * self.top_k <= count)}
         forms = {p.quantization for p in both if p.quantization}
-        if not forms:
-            return EXPERTS(graph, *inputs, top_k=self.top_k)
-        (form,) = forms
-        return EXPERTS(graph, *inputs, top_k=self.top_k, bits=form.bits, block=form.block)
+        if forms:
+            (form,) = forms
+            rule |= {"bits": form.bits, "block": form.block}
+        return EXPERTS(graph, *inputs, **rule)
 
 
 class MixtureOfExperts(Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from porter.dialect.attention import ATTENTION
-from porter.dialect.cache import CACHE_UPDATE
+from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
 from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.experts import EXPERTS
 from porter.dialect.function import Body, Function
@@ -18,6 +18,7 @@ FUNCTIONS: dict[str, Function] = {
     for f in (
         ATTENTION,
         CACHE_UPDATE,
+        CACHE_WRITE,
         DEQUANTIZE,
         EXPERTS,
         QUANTIZED_LINEAR,
@@ -31,6 +32,7 @@ FUNCTIONS: dict[str, Function] = {
 __all__ = [
     "ATTENTION",
     "CACHE_UPDATE",
+    "CACHE_WRITE",
     "DEQUANTIZE",
     "EXPERTS",
     "FUNCTIONS",

@@ -1,13 +1,14 @@
 """Experts(x, weights, experts, gate_up, down) {top_k}: every token through its chosen experts, weighted and summed.
 
 x [T, D], weights [T, K] float32, experts [T, K] int64 (distinct in a row), gate_up [E, 2F, D], down [E, D, F] → [T, D].
+Where T is known, `few` says whether the T * K experts chosen are no more than there are.
 With {bits, block} gate_up and down are codes, and four more inputs are the scales and zero points of each, as in
 Dequantize: what a body reads is gathered first and decoded then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,12 @@ class Stack:
         return cast(graph, DEQUANTIZE(graph, *parts, bits=self.bits, block=self.block, shape=shape), self.dtype)
 
 
-@function("Experts", needs=("Loop", "NonZero"))
+def _open(attributes: Mapping[str, Any]) -> bool:
+    """Whether the number of tokens shows in a call only."""
+    return attributes.get("few") is None
+
+
+@function("Experts", needs=("Loop", "NonZero"), when=_open)
 def EXPERTS(
     graph: Graph,
     x: ir.Value,
@@ -61,6 +67,7 @@ def EXPERTS(
     down_zero_point: ir.Value | None = None,
     *,
     top_k: int,
+    few: int | None = None,
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
@@ -102,7 +109,7 @@ def EXPERTS(
     return op.Loop(rounds, graph.constant(True, ir.DataType.BOOL), start, body=body, outputs=1)
 
 
-@EXPERTS.alternative("If")
+@EXPERTS.alternative("If", when=_open)
 def gather_few_else_all(
     graph: Graph,
     x: ir.Value,
@@ -112,50 +119,26 @@ def gather_few_else_all(
     down: ir.Value,
     *scales: ir.Value | None,
     top_k: int,
+    few: int | None = None,
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
-    """Static shapes only, for front ends without Loop: gathers the weights that each token needs where that reads no
+    """For front ends without Loop: gathers the weights that each token needs where that reads no
     more than all experts (decode), else multiplies by all of them and keeps what was chosen (prefill).
     """
     op = graph.op
     tokens = op.Gather(op.Shape(x), graph.constant(0, ir.DataType.INT64), axis=0)
-    few = op.LessOrEqual(tokens, graph.constant(width(gate_up, 0) // top_k, ir.DataType.INT64))
+    small = op.LessOrEqual(tokens, graph.constant(width(gate_up, 0) // top_k, ir.DataType.INT64))
 
     def through(body: Callable[..., ir.Value]) -> ir.Graph:
         inputs = (x, weights, experts, gate_up, down, *scales)
         return graph.subgraph([], lambda: [body(graph, *inputs, top_k=top_k, bits=bits, block=block)])
 
     then_branch, else_branch = through(gather_chosen), through(multiply_all)
-    return op.If(few, then_branch=then_branch, else_branch=else_branch, outputs=1)
+    return op.If(small, then_branch=then_branch, else_branch=else_branch, outputs=1)
 
 
-@EXPERTS.alternative()
-def multiply_all(
-    graph: Graph,
-    x: ir.Value,
-    weights: ir.Value,
-    experts: ir.Value,
-    gate_up: ir.Value,
-    down: ir.Value,
-    *scales: ir.Value | None,
-    top_k: int,
-    bits: int | None = None,
-    block: int | None = None,
-) -> ir.Value:
-    """Every token through every expert. The weights stand on the left, so that none is transposed."""
-    op, count = graph.op, width(gate_up, 0)
-    first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
-    hidden = op.MatMul(first.all(graph), op.Transpose(x, perm=[1, 0]))  # [E, 2F, T]
-    hidden = SWIGLU(graph, *op.Split(hidden, axis=1, outputs=2))  # [E, F, T]
-    results = cast(graph, op.MatMul(second.all(graph), hidden), ir.DataType.FLOAT)  # [E, D, T]
-    numbers = graph.constant([[[n]] for n in range(count)], ir.DataType.INT64)  # [E, 1, 1]
-    chosen = op.Cast(op.Equal(numbers, experts), to=ir.DataType.FLOAT)  # [E, T, K]
-    share = op.ReduceSum(op.Mul(chosen, weights), graph.ints(2), keepdims=0)  # [E, T]
-    total = op.ReduceSum(op.Mul(results, op.Unsqueeze(share, graph.ints(1))), graph.ints(0), keepdims=0)  # [D, T]
-    return cast(graph, op.Transpose(total, perm=[1, 0]), element_type(x))
-
-
+@EXPERTS.alternative(when=lambda attributes: bool(attributes.get("few")))
 def gather_chosen(
     graph: Graph,
     x: ir.Value,
@@ -165,6 +148,7 @@ def gather_chosen(
     down: ir.Value,
     *scales: ir.Value | None,
     top_k: int,
+    few: int | None = None,
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
@@ -180,6 +164,33 @@ def gather_chosen(
     results = cast(graph, op.Reshape(results, graph.ints(-1, top_k, hidden_size)), ir.DataType.FLOAT)  # [T, K, D]
     results = op.Mul(results, op.Unsqueeze(weights, graph.ints(2)))
     return cast(graph, op.ReduceSum(results, graph.ints(1), keepdims=0), element_type(x))
+
+
+@EXPERTS.alternative()
+def multiply_all(
+    graph: Graph,
+    x: ir.Value,
+    weights: ir.Value,
+    experts: ir.Value,
+    gate_up: ir.Value,
+    down: ir.Value,
+    *scales: ir.Value | None,
+    top_k: int,
+    few: int | None = None,
+    bits: int | None = None,
+    block: int | None = None,
+) -> ir.Value:
+    """Every token through every expert. The weights stand on the left, so that none is transposed."""
+    op, count = graph.op, width(gate_up, 0)
+    first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
+    hidden = op.MatMul(first.all(graph), op.Transpose(x, perm=[1, 0]))  # [E, 2F, T]
+    hidden = SWIGLU(graph, *op.Split(hidden, axis=1, outputs=2))  # [E, F, T]
+    results = cast(graph, op.MatMul(second.all(graph), hidden), ir.DataType.FLOAT)  # [E, D, T]
+    numbers = graph.constant([[[n]] for n in range(count)], ir.DataType.INT64)  # [E, 1, 1]
+    chosen = op.Cast(op.Equal(numbers, experts), to=ir.DataType.FLOAT)  # [E, T, K]
+    share = op.ReduceSum(op.Mul(chosen, weights), graph.ints(2), keepdims=0)  # [E, T]
+    total = op.ReduceSum(op.Mul(results, op.Unsqueeze(share, graph.ints(1))), graph.ints(0), keepdims=0)  # [D, T]
+    return cast(graph, op.Transpose(total, perm=[1, 0]), element_type(x))
 
 
 def _stacks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +15,24 @@ from porter.graph import Graph
 Build = Callable[..., Any]
 
 
+def always(attributes: Mapping[str, Any]) -> bool:
+    """For a body that takes every call."""
+    return True
+
+
 @dataclass(frozen=True)
 class Body:
     """One way to spell a function in ONNX opset-17 core operators.
 
     `build(graph, *inputs, **attributes)` emits it; `needs` names the operators beyond the common ones that a front
-    end must have for it, and `opset` the one since which they can say what it says.
+    end must have for it, and `opset` the one since which they can say what it says. `when` says of a call's attributes
+    whether the body is meant for it.
     """
 
     build: Build
     needs: tuple[str, ...] = ()
     opset: int = 0
+    when: Callable[[Mapping[str, Any]], bool] = always
 
 
 @dataclass
@@ -54,11 +61,13 @@ class Function:
             raise GraphError(f"{self.name} takes {len(self.inputs)} inputs, not {len(inputs)}", f"in order: {expected}")
         return graph.call(self.name, inputs, [self._result_type(r, inputs) for r in self.results], attributes)
 
-    def alternative(self, *needs: str) -> Callable[[Build], Build]:
-        """Adds a body for front ends that cannot take the earlier ones."""
+    def alternative(
+        self, *needs: str, opset: int = 0, when: Callable[[Mapping[str, Any]], bool] = always
+    ) -> Callable[[Build], Build]:
+        """Adds a body for front ends, or calls, that the earlier ones are not for."""
 
         def add(build: Build) -> Build:
-            self.bodies.append(Body(build, needs))
+            self.bodies.append(Body(build, needs, opset, when))
             return build
 
         return add
@@ -89,11 +98,15 @@ class Function:
 
 
 def function(
-    name: str, *results: int | ir.DataType, needs: tuple[str, ...] = (), opset: int = 0
+    name: str,
+    *results: int | ir.DataType,
+    needs: tuple[str, ...] = (),
+    opset: int = 0,
+    when: Callable[[Mapping[str, Any]], bool] = always,
 ) -> Callable[[Build], Function]:
     """Declares a function of the dialect by its first body: `(graph, *inputs, *, attributes)` → its results."""
 
     def declare(build: Build) -> Function:
-        return Function(name, results or (0,), [Body(build, needs, opset)])
+        return Function(name, results or (0,), [Body(build, needs, opset, when)])
 
     return declare

@@ -7,12 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
 import onnx_ir as ir
 
 from porter.errors import TargetError, known_names
-from porter.graph import all_nodes, constant_of
+from porter.graph import all_nodes
 from porter.passes.custom_checks import custom_operators
+from porter.passes.operator_rules import (
+    gather_indices_non_negative,
+    matmul_batch,
+    reduce_axes_as_attribute,
+    scatter_reduction_add_only,
+    scatternd_no_reduction,
+    slice_last_axis_step_one,
+    slice_steps_positive,
+    topk_k_constant,
+)
+from porter.passes.size_rules import (
+    batch_one,
+    int64_fits_int32,
+    no_data_dependent_shapes,
+    no_zero_size_constants,
+    static_shapes_only,
+)
 from porter.passes.taken import refusal
 from porter.target import Frontend
 
@@ -21,6 +37,9 @@ Rule = Callable[[ir.Model, Frontend], Iterator[str]]
 
 def check(model: ir.Model, frontend: Frontend) -> None:
     """Raises TargetError naming the node, the rule and its reason for the first rule that is broken."""
+    if (written := model.graph.opset_imports.get("", 0)) != frontend.opset:
+        message = f"{frontend.name} takes opset {frontend.opset}, this graph is of opset {written}"
+        raise TargetError(message, "its passes must end with one that writes that opset")
     for wanted in frontend.checks:
         rule = RULES.get(wanted.name)
         if rule is None:
@@ -32,13 +51,14 @@ def check(model: ir.Model, frontend: Frontend) -> None:
 
 
 def known_operators(model: ir.Model, frontend: Frontend) -> Iterator[str]:
-    """Every operator, with its types, is in the front end's table."""
+    """Every operator, with its types and ranks, is in the front end's table."""
     opset = model.graph.opset_imports[""]
+    assumed = ", of which no list is published: this one is assumed" if frontend.assumed else ""
     for node in all_nodes(model.graph):
         refused = refusal(node, frontend, opset)
         if refused is not None:
             name = f"{node.domain}::{node.op_type}" if node.domain else f"{node.op_type} (opset {opset})"
-            yield f"{node.name}: {name}: {refused}"
+            yield f"{node.name}: {name}: {refused}{assumed}"
 
 
 def no_empty_names(model: ir.Model, frontend: Frontend) -> Iterator[str]:
@@ -48,13 +68,6 @@ def no_empty_names(model: ir.Model, frontend: Frontend) -> Iterator[str]:
             yield f"{node.name}: {node.op_type} has an input or output without a name"
 
 
-def no_zero_size_constants(model: ir.Model, frontend: Frontend) -> Iterator[str]:
-    """No initializer is empty."""
-    for value in model.graph.initializers.values():
-        if value.shape is not None and 0 in value.shape:
-            yield f"constant '{value.name}' has no elements"
-
-
 def no_float64(model: ir.Model, frontend: Frontend) -> Iterator[str]:
     """No value is in float64."""
     for node in all_nodes(model.graph):
@@ -62,43 +75,18 @@ def no_float64(model: ir.Model, frontend: Frontend) -> Iterator[str]:
             yield f"{node.name}: {node.op_type} gives float64"
 
 
-def matmul_batch(model: ir.Model, frontend: Frontend) -> Iterator[str]:
-    """MatMul's operands have at least two dimensions, and batch dimensions that are equal or all 1 on one side."""
-    for node in all_nodes(model.graph):
-        if node.domain or node.op_type != "MatMul":
-            continue
-        shapes = [value.shape for value in node.inputs if value is not None]
-        if any(shape is None for shape in shapes):
-            yield f"{node.name}: the shapes of its operands are not known"
-            continue
-        left, right = ([_dimension(d) for d in shape] for shape in shapes if shape is not None)
-        if min(len(left), len(right)) < 2:
-            yield f"{node.name}: an operand has one dimension only"
-        elif left[:-2] != right[:-2] and not _all_one(left[:-2]) and not _all_one(right[:-2]):
-            yield f"{node.name}: batch dimensions {left[:-2]} and {right[:-2]}"
+def no_functions_but_meanings(model: ir.Model, frontend: Frontend) -> Iterator[str]:
+    """The only functions in the file are the meanings of operators that the front end has itself."""
+    for domain, name, _ in model.functions:
+        if f"{domain}::{name}" not in frontend.custom_operators:
+            yield f"function {domain}::{name} is not an operator of {frontend.name}"
 
 
-def gather_indices_non_negative(model: ir.Model, frontend: Frontend) -> Iterator[str]:
-    """Constant indices of Gather are zero or more."""
-    for node in all_nodes(model.graph):
-        if not node.domain and node.op_type in {"Gather", "GatherElements", "GatherND"}:
-            indices = constant_of(node.inputs[1])
-            if indices is not None and (indices < 0).any():
-                yield f"{node.name}: {node.op_type} with a negative index"
-
-
-def slice_last_axis_step_one(model: ir.Model, frontend: Frontend) -> Iterator[str]:
-    """Slice does not step on the last axis and does not cut a vector."""
-    for node in all_nodes(model.graph):
-        if node.domain or node.op_type != "Slice":
-            continue
-        rank = len(node.inputs[0].shape) if node.inputs[0] is not None and node.inputs[0].shape is not None else None
-        steps = constant_of(node.inputs[4]) if len(node.inputs) > 4 else np.ones(1)
-        axes = constant_of(node.inputs[3]) if len(node.inputs) > 3 else None
-        if rank is None or steps is None or axes is None:
-            yield f"{node.name}: Slice whose rank, axes or steps are not known"
-        elif rank == 1 or any(step != 1 and axis in (-1, rank - 1) for axis, step in zip(axes, steps, strict=True)):
-            yield f"{node.name}: Slice of a vector or with a step on the last axis"
+def model_under_limit(model: ir.Model, frontend: Frontend) -> Iterator[str]:
+    """The .onnx file, without external data, is no larger than the front end reads."""
+    size, most = ir.to_proto(model).ByteSize(), frontend.max_model_bytes
+    if most is not None and size > most:
+        yield f"the graph alone has {size:,} bytes, the most is {most:,}"
 
 
 RULES: Mapping[str, Rule] = {
@@ -109,16 +97,19 @@ RULES: Mapping[str, Rule] = {
         no_empty_names,
         no_zero_size_constants,
         no_float64,
+        no_functions_but_meanings,
+        model_under_limit,
+        static_shapes_only,
+        no_data_dependent_shapes,
+        batch_one,
+        int64_fits_int32,
         matmul_batch,
         gather_indices_non_negative,
         slice_last_axis_step_one,
+        slice_steps_positive,
+        topk_k_constant,
+        reduce_axes_as_attribute,
+        scatternd_no_reduction,
+        scatter_reduction_add_only,
     )
 }
-
-
-def _dimension(dimension: object) -> object:
-    return dimension if isinstance(dimension, int) else str(getattr(dimension, "value", dimension))
-
-
-def _all_one(dimensions: list[object]) -> bool:
-    return all(d == 1 for d in dimensions)

@@ -69,13 +69,13 @@ class Lower(Pass):
     def _expand(self, graph: Graph, node: ir.Node, function: Function, attributes: Values) -> None:
         inputs = [*node.inputs, *[None] * (len(function.inputs) - len(node.inputs))]
         with graph.before(node):
-            results = self._body(function, node).build(graph, *inputs, **attributes)
+            results = self._body(function, node, attributes).build(graph, *inputs, **attributes)
         replace(node, list(results) if isinstance(results, tuple) else [results])
         self.expanded[node.op_type] += 1
 
-    def _body(self, function: Function, node: ir.Node) -> Body:
+    def _body(self, function: Function, node: ir.Node, attributes: Values) -> Body:
         lacking = []
-        for body in function.bodies:
+        for body in (body for body in function.bodies if body.when(attributes)):
             missing = [op for op in body.needs if not has(self.frontend, op)]
             if not missing and self.frontend.opset >= body.opset:
                 return body

@@ -20,12 +20,13 @@ def has(frontend: Frontend, op_type: str) -> bool:
 def refusal(node: ir.Node, frontend: Frontend, opset: int) -> str | None:
     """None where the node is taken at this opset, else one clause that says why it is not."""
     if node.domain:
-        return frontend.takes(node.domain, node.op_type, 1, types_of(node, None))
+        return frontend.takes(node.domain, node.op_type, 1, types_of(node, None), ranks_of(node))
     version = since(node.op_type, opset)
     if version is None:
         return schema_refusal(node, opset)
     schema = onnx.defs.get_schema(node.op_type, version, "")
-    return frontend.takes("", node.op_type, version, types_of(node, schema)) or schema_refusal(node, opset)
+    refused = frontend.takes("", node.op_type, version, types_of(node, schema), ranks_of(node))
+    return refused or schema_refusal(node, opset)
 
 
 def schema_refusal(node: ir.Node, opset: int) -> str | None:
@@ -46,6 +47,11 @@ def types_of(node: ir.Node, schema: onnx.defs.OpSchema | None) -> dict[str, str]
             formal = schema.inputs[min(i, len(schema.inputs) - 1)]
             types.setdefault(formal.type_str, dtype_name(value.dtype))
     return types
+
+
+def ranks_of(node: ir.Node) -> list[int]:
+    """The ranks of a node's inputs, where they are known."""
+    return [len(value.shape) for value in node.inputs if value is not None and value.shape is not None]
 
 
 def dtype_name(dtype: ir.DataType | None) -> str:

@@ -8,16 +8,22 @@ from pathlib import Path
 
 from porter.errors import known_names
 from porter.target.data import Device, Link
-from porter.target.dtypes import RATES
+from porter.target.dtypes import DTYPES, RATES
 from porter.target.table import Table
 
-FACTS = ("soc", "memory_bytes", "memory_bandwidth", "rates", "link")
+FACTS = ("soc", "dtypes", "memory_bytes", "memory_bandwidth", "rates", "link")
 
 
 def read_device(path: Path, frontends: Collection[str]) -> Device:
     """A device from its TOML. Raises TargetError for what is missing, unknown or contradictory."""
     table = Table.open(path)
-    device = _device(table, table.name(path))
+    table.name(path)
+    return device_of(table, frontends)
+
+
+def device_of(table: Table, frontends: Collection[str]) -> Device:
+    """A device from its table, wherever that stands. Raises TargetError as `read_device` does."""
+    device = _device(table, table.need("name", str))
     for feed in device.frontends:
         if feed not in frontends:
             raise table.refusal("frontends", f"names '{feed}', which is none", known_names(feed, frontends))
@@ -31,13 +37,15 @@ def _device(table: Table, name: str) -> Device:
         name=name,
         title=table.need("title", str),
         vendor=table.need("vendor", str),
-        frontends=table.texts("frontends"),
+        frontends=table.texts("frontends") if table.data.get("frontends") != [] and "frontends" in table else (),
         soc=table.get("soc", str),
+        dtypes=_dtypes(table),
         memory_bytes=table.positive("memory_bytes", int),
         memory_bandwidth=table.positive("memory_bandwidth", float),
         rates=_rates(table.table("rates")),
         link=_link(table.table("link")) if "link" in table else None,
         variants={},
+        notes=table.texts("notes") if "notes" in table else (),
         sources=table.sources(FACTS),
     )
 
@@ -51,6 +59,14 @@ def _variant(device: Table, name: str) -> Table:
     sources = {**device.table("sources").data, **own.table("sources").data}
     shared = {key: value for key, value in device.data.items() if key != "variants"}
     return Table(own.where, {**shared, **own.data, "sources": sources})
+
+
+def _dtypes(table: Table) -> tuple[str, ...]:
+    dtypes = table.texts("dtypes") if "dtypes" in table else ()
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise table.refusal("dtypes", f"names '{dtype}', which is no dtype", known_names(dtype, DTYPES))
+    return dtypes
 
 
 def _rates(table: Table) -> dict[str, float]:

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
 from porter.errors import known_names
+from porter.target.compile import read_compile
 from porter.target.custom import read_custom_operators, read_mappings
-from porter.target.data import Check, Frontend, Row
-from porter.target.dtypes import FLOATS, Groups, read_groups, read_types
+from porter.target.data import Check, Frontend
+from porter.target.dtypes import FLOATS, read_groups
+from porter.target.operators import read_notes, read_operators
 from porter.target.table import Table, refuse_twice
 
-FACTS = ("opset", "ir_version", "dtypes", "minimum_past", "operators", "command")
+FACTS = (
+    "opset", "ir_version", "dtypes", "minimum_past", "shapes", "gears_limit", "max_rank", "max_model_bytes",
+    "external_data", "operators",
+)  # fmt: skip
 KEYS = (
     {field.name for field in fields(Frontend)} - {"checks", "custom_operators", "mappings"}
     | {"check", "custom_operator", "mapping", "dtype_groups"}
 )  # fmt: skip
-PLACEHOLDERS = ("model", "output", "soc", "input_shape")
+SHAPES = ("dynamic", "ranges", "gears", "static")
 
 
 def read_frontend(path: Path) -> Frontend:
     """A front end from its TOML. Raises TargetError for what is missing, unknown or contradictory."""
-    table = Table.open(path).only(KEYS)
+    table = Table.open(path)
+    table.name(path)
+    return frontend_of(table)
+
+
+def frontend_of(table: Table) -> Frontend:
+    """A front end from its table, wherever that stands. Raises TargetError as `read_frontend` does."""
+    table.only(KEYS)
     groups = read_groups(table.table("dtype_groups"))
-    operators = _operators(table, groups)
+    operators = read_operators(table, groups)
     customs = read_custom_operators(table.tables("custom_operator"), groups)
     return Frontend(
-        name=table.name(path),
+        name=table.need("name", str),
         title=table.need("title", str),
         vendor=table.need("vendor", str),
         opset=table.need("opset", int),
@@ -39,22 +48,26 @@ def read_frontend(path: Path) -> Frontend:
         ir_version=table.need("ir_version", int),
         dtypes=_dtypes(table),
         minimum_past=_minimum_past(table),
+        shapes=_shapes(table),
+        gears_limit=table.span("gears_limit") if "gears_limit" in table else None,
+        max_rank=table.positive("max_rank", int),
+        max_model_bytes=table.positive("max_model_bytes", int),
+        external_data=table.get("external_data", bool),
         passes=table.texts("passes"),
         checks=_checks(table.tables("check")),
         operators=operators,
-        operator_notes=_notes(table.table("operator_notes"), operators),
+        assumed="operators" not in table,
+        operator_notes=read_notes(table.table("operator_notes"), operators),
         custom_operators=customs,
         mappings=read_mappings(table.tables("mapping"), customs, groups),
-        command=_command(table),
+        compile=read_compile(table.table("compile")) if "compile" in table else None,
+        notes=table.texts("notes") if "notes" in table else (),
         sources=table.sources(FACTS),
     )
 
 
 def _opset_range(table: Table) -> tuple[int, int]:
-    opset, span = table.need("opset", int), table.need("opset_range", list)
-    if len(span) != 2 or any(type(end) is not int for end in span) or span[0] > span[1]:
-        raise table.refusal("opset_range", f"is {span}", "write [lowest, highest]")
-    low, high = span
+    opset, (low, high) = table.need("opset", int), table.span("opset_range")
     if not low <= opset <= high:
         hint = "porter writes this opset, so the front end must take it"
         raise table.refusal("opset", f"{opset} lies outside opset_range [{low}, {high}]", hint)
@@ -79,24 +92,22 @@ def _dtypes(table: Table) -> tuple[str, ...]:
     return dtypes
 
 
+def _shapes(table: Table) -> tuple[str, ...]:
+    shapes = table.texts("shapes")
+    for shape in shapes:
+        if shape not in SHAPES:
+            raise table.refusal("shapes", f"names '{shape}'", known_names(shape, SHAPES))
+    if "gears_limit" in table and "gears" not in shapes:
+        raise table.refusal("gears_limit", "is given, but shapes has no 'gears'", "add it, or leave the limit out")
+    return shapes
+
+
 def _minimum_past(table: Table) -> int:
     past = table.need("minimum_past", int)
     if past < 0:
         hint = "it counts cache positions: 1 where no tensor may be empty, else 0"
         raise table.refusal("minimum_past", f"is {past}", hint)
     return past
-
-
-def _command(table: Table) -> str | None:
-    command = table.get("command", str)
-    try:
-        asked = [field for _, field, _, _ in string.Formatter().parse(command or "") if field is not None]
-    except ValueError as error:
-        raise table.refusal("command", f"is no template: {error}", "a brace of its own is doubled") from error
-    for field in asked:
-        if field not in PLACEHOLDERS:
-            raise table.refusal("command", f"asks for '{{{field}}}'", known_names(field, PLACEHOLDERS))
-    return command
 
 
 def _checks(tables: list[Table]) -> tuple[Check, ...]:
@@ -107,30 +118,3 @@ def _checks(tables: list[Table]) -> tuple[Check, ...]:
         refuse_twice(table, check.name, checks)
         checks[check.name] = check
     return tuple(checks.values())
-
-
-def _operators(table: Table, groups: Groups) -> dict[str, tuple[Row, ...]] | None:
-    """Read the operator table; the word "standard" in its place is None: all of ONNX at the opset."""
-    if table.data.get("operators") == "standard":
-        return None
-    table.need("operators", dict)
-    below = table.table("operators")
-    return {name: tuple(_row(row, groups) for row in below.tables(name)) for name in below}
-
-
-def _row(table: Table, groups: Groups) -> Row:
-    text = table.only(("opsets", "types")).need("opsets", str)
-    spans = [part.partition("-") for part in text.split(", ")]
-    if not all(re.fullmatch(r"\d+(-\d+)?", "".join(span)) for span in spans):
-        raise table.refusal("opsets", f"is '{text}'", "write '8-18', or '8, 12-18' where there is a gap")
-    opsets = tuple((int(low), int(high or low)) for low, _, high in spans)
-    if any(low > high for low, high in opsets):
-        raise table.refusal("opsets", f"is '{text}'", "a range runs upwards")
-    return Row(opsets, read_types(table.table("types"), groups))
-
-
-def _notes(table: Table, operators: Mapping[str, object] | None) -> dict[str, str]:
-    for name in table:
-        if operators is not None and name not in operators:
-            raise table.refusal(name, "is not in the operator table", known_names(name, operators))
-    return {name: table.need(name, str) for name in table}

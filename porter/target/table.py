@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from porter.errors import TargetError, known_names
 
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
+
+LARGEST = 1e30  # no card has more of anything
 
 WORDS = {
     str: "text",
@@ -34,8 +35,10 @@ class Table:
     def open(cls, path: Path) -> Table:
         try:
             return cls(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise TargetError(f"{path}: {error}", "a target is a TOML file in UTF-8") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise TargetError(
+                f"{path}: {getattr(error, 'strerror', None) or error}", "a target is a TOML file in UTF-8"
+            ) from error
 
     def __contains__(self, key: str) -> bool:
         return key in self.data
@@ -72,9 +75,18 @@ class Table:
 
     def positive(self, key: str, kind: type[Number]) -> Number | None:
         value = self.get(key, kind)
-        if value is not None and not 0 < value < math.inf:
-            raise self.refusal(key, f"is {value}", "it is more than 0; leave it out where it is unknown")
+        if value is not None and not 0 < value < LARGEST:
+            shown = f"is {value}" if abs(value) < LARGEST else "is beyond all measure"
+            raise self.refusal(key, shown, "it is more than 0; leave it out where it is unknown")
         return value
+
+    def span(self, key: str) -> tuple[int, int]:
+        """Two whole numbers, the lower first."""
+        ends: list[object] = self.need(key, list)
+        match ends:
+            case [int(low), int(high)] if bool not in map(type, ends) and low <= high:
+                return low, high
+        raise self.refusal(key, f"is {ends}", "write [lowest, highest]")
 
     def texts(self, key: str) -> tuple[str, ...]:
         values: list[object] = self.need(key, list)

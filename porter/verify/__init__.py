@@ -19,7 +19,6 @@ from porter.verify.report import Check, Closeness, Level, ParityReport
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals, Precision
-    from porter.verify.scenarios import Scenario
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
 NEEDED = ("onnxruntime", "torch", "transformers")
@@ -122,12 +121,13 @@ def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str]]:
     from porter.verify.own_weights import check_codes
+    from porter.verify.runs import open_run
     from porter.verify.semantics import Semantics
-    from porter.verify.session import BrokenPort, PortSession
+    from porter.verify.session import BrokenPort
+    from porter.verify.stories import each_size, stories_of
 
-    stories = _stories(model, tokens)
+    stories, notes = stories_of(port, model, tokens)
     checks: list[Check] = []
-    notes: list[str] = []
     if port.quantization is not None:
         checks.append(check_codes(port, model, originals.tensors()))
         notes.append(f"the original was given what the {port.quantization} codes mean: their cost is told, not judged")
@@ -135,11 +135,14 @@ def _semantics(
     exact, own = originals.exact, originals.at("float32")
     try:
         watch("loading the port (ONNX Runtime)")
-        forced, free = PortSession(port, model, forced=True), PortSession(port, model, forced=False)
+        forced, free = open_run(port, model, forced=True), open_run(port, model, forced=False)
         sides = Semantics(forced, exact, own, _entries(model))
         for story in stories:
             watch(story.name)
             checks += sides.walk(story)
+        for name, run, story in each_size(port, model, tokens):
+            watch(name)
+            checks += sides.of(run).walk(story)
         watch("greedy decoding")
         match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
     except BrokenPort as error:
@@ -157,17 +160,19 @@ def _measured(port: Port, model: Model, originals: Originals, levels: Sequence[s
     from porter.verify.distribution import check_distribution
     from porter.verify.dtype import check_dtype
     from porter.verify.prompts import COUNTS, write_prompts
-    from porter.verify.session import BrokenPort, PortSession
+    from porter.verify.runs import open_run
+    from porter.verify.session import BrokenPort
+    from porter.verify.stories import reach
 
     watch(f"loading port and original in {port.dtype}")
     exact, own, found = originals.exact, originals.at(cast("Precision", port.dtype)), Benchmark()
     deciders = {"dtype": check_dtype, "distribution": check_distribution}
     decided: list[Level] = []
     try:
-        session = PortSession(port, model, forced=False, deployed=True)
+        session = open_run(port, model, forced=False, deployed=True)
         for count in COUNTS:
             watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
-            prompts = write_prompts(originals.as_stored(), _positions(model), count)
+            prompts = write_prompts(originals.as_stored(), reach(port, model), count)
             add_prompts(found, prompts, session, own, exact, _entries(model))
             decided = [deciders[name](found, port.dtype) for name in levels]
             if not any(level.open for level in decided):
@@ -184,20 +189,3 @@ def _broken(error: Exception) -> Check:
 def _entries(model: Model) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]:
     """How the cache of this model's original looks in a port."""
     return lambda keys, values: model.family.original_cache(model.config, keys, values)
-
-
-def _positions(model: Model) -> int | None:
-    """How many positions the model has, None for one without end."""
-    return None if model.network.model.rotary_emb.unbounded else model.config.max_position_embeddings
-
-
-def _stories(model: Model, tokens: int) -> list[Scenario]:
-    from porter.verify.scenarios import SHORTEST, scenarios
-
-    limit = _positions(model)
-    if limit is not None and tokens > limit - SHORTEST:
-        message = f"{tokens} tokens behind a prompt do not fit into the model's {limit} positions"
-        raise ParityError(message, f"use --tokens {max(limit - SHORTEST, 1)} or fewer")
-    positions, rope = model.config.max_position_embeddings, model.network.model.rotary_emb.rope
-    boundaries = sorted({b for b in rope.boundaries() if b <= positions})
-    return scenarios(model.config.vocab_size, boundaries, limit, model.network.window(), tokens)

@@ -18,7 +18,7 @@ from porter.verify.intervals import Pair
 from porter.verify.logits import measure
 from porter.verify.original import Original, Trace
 from porter.verify.prompts import Prompts
-from porter.verify.session import PortSession, PortTrace
+from porter.verify.runs import PortRun, PortTrace
 
 ToEntries = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 Key = tuple[str, str]  # a quantity, and the layer or cache entry where it was measured
@@ -59,7 +59,7 @@ class Benchmark:
 
 @np.errstate(all="ignore")  # what overflows is found, not warned of
 def add_prompts(
-    found: Benchmark, prompts: Prompts, port: PortSession, own: Original, exact: Original, to_entries: ToEntries
+    found: Benchmark, prompts: Prompts, port: PortRun, own: Original, exact: Original, to_entries: ToEntries
 ) -> None:
     """Runs prompts on all sides. `own` and `exact` have the weights that the port has, but for their rounding."""
     for batch in prompts.batches():

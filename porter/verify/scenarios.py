@@ -37,12 +37,18 @@ class Scenario:
 
 
 def scenarios(
-    vocabulary: int, boundaries: Sequence[int], limit: int | None, window: int | None, steps: int
+    vocabulary: int,
+    boundaries: Sequence[int],
+    limit: int | None,
+    window: int | None,
+    steps: int,
+    *,
+    beyond: bool = False,
 ) -> list[Scenario]:
     """Prefill, also with faint embeddings; decode, chunks, a left-padded batch, positions across RoPE's boundaries.
 
-    `boundaries` are the positions where the rotation changes its rule or ends; no position reaches `limit`, and where
-    there is none, positions past the last boundary are meant. A sliding `window` is left behind, whatever its size.
+    `boundaries` are the positions where the rotation changes its rule or ends, and with `beyond` positions past them
+    are meant; no position reaches `limit`. A sliding `window` is left behind, whatever its size.
     """
     generator = np.random.default_rng(SEED)
     length = PROMPT if limit is None else min(PROMPT, limit - steps)
@@ -57,8 +63,20 @@ def scenarios(
     if window is not None:
         found.append(Scenario(f"window of {window}", _apart(ids[:, :length], window)))
     for boundary in boundaries:
-        found.append(Scenario(f"RoPE at {boundary}", _across(ids[:, :length], boundary, limit is None)))
+        found.append(Scenario(f"RoPE at {boundary}", _across(ids[:, :length], boundary, beyond)))
     return found
+
+
+def placed(story: Scenario) -> Scenario:
+    """The same story for a cache in which a token's place is its position: where one is skipped, the other is, too."""
+    calls: list[Call] = []
+    shift = 0
+    for call in story.calls:
+        shift += call.gap
+        positions = call.position_ids + shift
+        skipped = int((positions[:, 0] - calls[-1].position_ids[:, -1]).min()) - 1 if calls else 0
+        calls.append(replace(call, position_ids=positions, gap=max(skipped, 0)))
+    return replace(story, calls=tuple(calls))
 
 
 def _sizes(length: int) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ import numpy as np
 from porter.verify.logits import log_softmax
 from porter.verify.original import Original, Past, Trace
 from porter.verify.report import Check, Closeness
+from porter.verify.runs import PortPast, PortRun, PortTrace
 from porter.verify.scenarios import Call, Scenario
-from porter.verify.session import PortPast, PortSession, PortTrace
 
 LIMIT = 10.0  # times the original's own float32 error
 FLOOR = 2.0**-24  # of the size of what is compared: half a unit in the last place of float32
@@ -75,9 +75,13 @@ class Findings:
 class Semantics:
     """Port and original side by side."""
 
-    def __init__(self, port: PortSession, exact: Original, own: Original, to_entries: ToEntries) -> None:
+    def __init__(self, port: PortRun, exact: Original, own: Original, to_entries: ToEntries) -> None:
         self._port, self._exact, self._own, self._to_entries = port, exact, own, to_entries
         self._logits: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def of(self, port: PortRun) -> Semantics:
+        """The same original beside another run of the port."""
+        return Semantics(port, self._exact, self._own, self._to_entries)
 
     @np.errstate(all="ignore")  # what overflows is found, not warned of
     def walk(self, scenario: Scenario) -> list[Check]:
@@ -103,7 +107,7 @@ class Semantics:
             self._compare(findings, call, mask, reference, baseline, result)
         return _checks(scenario.name, findings)
 
-    def greedy(self, free: PortSession, prompt: np.ndarray, steps: int) -> tuple[bool, Check]:
+    def greedy(self, free: PortRun, prompt: np.ndarray, steps: int) -> tuple[bool, Check]:
         """Free-running greedy decoding: the same tokens, up to a choice that float32 could have made either way."""
         tokens, logits = self._exact.greedy(prompt, steps)
         _, rough = self._own.greedy(prompt, steps)

@@ -1,4 +1,4 @@
-"""The port on ONNX Runtime: its own graph with its own weights, watched layer by layer."""
+"""One graph of a port on ONNX Runtime, with its own weights, watched layer by layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,49 +28,38 @@ WATCHED = {"layers": r"(?:.*\.)?layers\.(\d+)\.output", "router_logits": r"(?:.*
 CHOSEN = r"(?:.*\.)?layers\.(\d+)\..*\.experts"
 FORCED, OWN = ".forced", ".own"
 EMBEDDED, SCALE = r"(?:.*\.)?embed_tokens\.rows", "embedding_scale"
+PAST, PRESENT = "past_key_values.", "present."
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class PortTrace:
-    """What one call of the port computed; the first `minimum_past` masked cache places are left out."""
+class Results:
+    """What one call of a graph with sizes [b, s] computed; the cache by the names of the inputs that it goes into."""
 
-    logits: np.ndarray  # [B, S, V]
-    layers: dict[int, np.ndarray]  # layer → [B * S, D]
-    router_logits: dict[int, np.ndarray]  # layer → [B * S, E]
-    routes: dict[int, np.ndarray]  # layer → [B * S, K]: its own choice, whatever was forced
-    cache: dict[str, np.ndarray]  # "3.key" → [B, heads, T, width]
-
-
-@dataclass(frozen=True)
-class PortPast:
-    """The cache as the port holds it, and the mask of its places."""
-
-    cache: dict[str, np.ndarray]
-    mask: np.ndarray  # [B, places]
-
-    def with_gap(self, places: int) -> PortPast:
-        """The same with empty places behind it, which the mask hides."""
-        cache = {name: np.pad(a, ((0, 0), (0, 0), (0, places), (0, 0))) for name, a in self.cache.items()}
-        return PortPast(cache, np.pad(self.mask, ((0, 0), (0, places))))
+    logits: np.ndarray  # [b, s, V]
+    layers: dict[int, np.ndarray]  # layer → [b * s, D]
+    router_logits: dict[int, np.ndarray]  # layer → [b * s, E]
+    routes: dict[int, np.ndarray]  # layer → [b * s, K]: its own choice, whatever was forced
+    cache: Arrays  # [b, heads, places, width]
 
 
 class BrokenPort(Exception):
     """The port does not load or does not run, which is a finding, not an error of the comparison."""
 
 
-class PortSession:
-    """Runs a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with weights
-    taken from the source; or, `deployed`, its dtype is emulated, with the weights of its own files. With `forced`
-    routers, the experts are an input of every call.
+class GraphSession:
+    """Runs one graph of a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with
+    weights taken from the source; or, `deployed`, its dtype is emulated, with the weights of its own files. With
+    `forced` routers, the experts are an input of every call.
     """
 
-    def __init__(self, port: Port, model: Model, *, forced: bool, deployed: bool = False) -> None:
-        self.minimum_past = int(port.manifest["minimum_past"])
+    def __init__(self, port: Port, graph: Path, model: Model, *, forced: bool, deployed: bool = False) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong comes back as an exception
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
         with _blaming_the_port("does not load"):
-            built = ir.from_proto(onnx.load(port.graph, load_external_data=False))
+            built = ir.from_proto(onnx.load(graph, load_external_data=False))
             if port.dtype != "float32":
                 weights = narrow_weights(built, port.folder) if deployed else wide_weights(model)
                 (emulate if deployed else widen)(built)
@@ -82,45 +72,29 @@ class PortSession:
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
 
-    def run(
-        self,
-        input_ids: np.ndarray,
-        position_ids: np.ndarray,
-        mask: np.ndarray,
-        past: PortPast | None = None,
-        routes: Mapping[int, np.ndarray] | None = None,
-        embedding_scale: float = 1.0,
-    ) -> tuple[PortTrace, PortPast]:
-        """One call: ids, positions and mask [B, S] of the new tokens; routes per layer where the port is forced.
+    def cache(self, batch: int, places: int) -> Arrays:
+        """A cache of so many places with nothing in them."""
+        inputs = {name: i for name, i in self._inputs.items() if name.startswith(PAST)}
+        return {n: np.zeros([batch, i.shape[1], places, i.shape[3]], NUMPY[i.type]) for n, i in inputs.items()}
 
-        Embeddings are multiplied by `embedding_scale`, a power of two: that is exact.
+    def run(
+        self, feed: Mapping[str, np.ndarray], routes: Mapping[int, np.ndarray] | None, embedding_scale: float
+    ) -> Results:
+        """One call; routes per layer where the graph is forced. Embeddings are multiplied by `embedding_scale`, a power
+        of two: that is exact.
         """
-        past = past or self._empty(len(input_ids))
-        whole = np.concatenate([past.mask, mask], axis=1)
-        feed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": whole, **past.cache}
-        feed |= {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
-        feed[SCALE] = np.array(embedding_scale)
-        feed = {name: np.asarray(a, dtype=NUMPY[self._inputs[name].type], order="C") for name, a in feed.items()}
+        given = dict(feed) | {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
+        given[SCALE] = np.array(embedding_scale)
+        given = {name: np.asarray(a, dtype=NUMPY[self._inputs[name].type], order="C") for name, a in given.items()}
         with _blaming_the_port("stops"):
-            results = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
-        present = {n.removeprefix("present."): a for n, a in results.items() if n.startswith("present.")}
-        trace = PortTrace(
+            results = dict(zip(self._outputs, self._session.run(None, given), strict=True))
+        return Results(
             logits=results["logits"],
             layers=_by_layer(results, WATCHED["layers"]),
             router_logits=_by_layer(results, WATCHED["router_logits"]),
             routes=_by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
-            cache={name: a[:, :, self.minimum_past :] for name, a in present.items()},
+            cache={n.replace(PRESENT, PAST): a for n, a in results.items() if n.startswith(PRESENT)},
         )
-        return trace, PortPast({f"past_key_values.{n}": a for n, a in present.items()}, whole)
-
-    def _empty(self, batch: int) -> PortPast:
-        """An empty cache; where a front end takes none, `minimum_past` places that the mask hides."""
-        cache = {
-            name: np.zeros([batch, i.shape[1], self.minimum_past, i.shape[3]], NUMPY[i.type])
-            for name, i in self._inputs.items()
-            if name.startswith("past_key_values.")
-        }
-        return PortPast(cache, np.zeros((batch, self.minimum_past), np.int64))
 
     def _scale(self, built: ir.Model) -> None:
         """Makes the size of the embeddings an input."""

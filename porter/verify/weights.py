@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +38,13 @@ def check_weights(port: Port, model: Model) -> Level:
     """
     port = take_digests(port)
     tensors, broken = _headers(port)
-    graph, unread = _graph(port)
+    graphs, unread = _graphs(port)
     weights = _weights(port, model, tensors)
     different, ranges = _compare(port, model, weights)
     checks = [
         _named("files changed", _changed_files(port) + broken + unread),
-        _named("pointers astray", _wrong_pointers(graph, weights)),
-        _named("weights missing or extra", _unaccounted(graph, port, model)),
+        _named("pointers astray", _wrong_pointers(graphs, weights)),
+        _named("weights missing or extra", _unaccounted(graphs, port, model)),
         _named("weights unlike their source", different),
         _named("source ranges changed", _changed_ranges(port, ranges)),
     ]
@@ -53,11 +53,11 @@ def check_weights(port: Port, model: Model) -> Level:
 
 def damage(port: Port, model: Model) -> list[str]:
     """Why a port must not be run: a graph that was changed or cannot be read, or that does not point at its weights."""
-    entry = port.manifest["graphs"][0]
-    changed = [f"{entry['file']} was changed"] if digest_of(port.graph)["sha256"] != entry["sha256"] else []
+    digests = {entry["file"]: entry["sha256"] for entry in port.manifest["graphs"]}
+    changed = [f"{p.name} was changed" for p in port.graphs if digest_of(p)["sha256"] != digests[p.name]]
     tensors, broken = _headers(port)
-    graph, unread = _graph(port)
-    astray = _wrong_pointers(graph, _weights(port, model, tensors))
+    graphs, unread = _graphs(port)
+    astray = _wrong_pointers(graphs, _weights(port, model, tensors))
     return changed + broken + unread + [f"pointer of {name}" for name in astray]
 
 
@@ -82,12 +82,16 @@ def _key(entry: Mapping[str, object], tensor: TensorInfo) -> str:
     return f"{CHECKPOINT}:{tensor.name}" if entry.get("of") == CHECKPOINT else tensor.name
 
 
-def _graph(port: Port) -> tuple[onnx.GraphProto, list[str]]:
-    """The graph without its weights; an empty one, and why, where the file holds none."""
-    try:
-        return onnx.load(port.graph, load_external_data=False).graph, []
-    except DecodeError:
-        return onnx.GraphProto(), [f"{port.graph.name} cannot be read"]
+def _graphs(port: Port) -> tuple[list[onnx.GraphProto], list[str]]:
+    """The graphs without their weights; an empty one, and why, where a file holds none."""
+    graphs, unread = [], []
+    for path in port.graphs:
+        try:
+            graphs.append(onnx.load(path, load_external_data=False).graph)
+        except DecodeError:
+            graphs.append(onnx.GraphProto())
+            unread.append(f"{path.name} cannot be read")
+    return graphs, unread
 
 
 def _weights(port: Port, model: Model, tensors: Mapping[str, TensorInfo]) -> dict[str, Found]:
@@ -115,7 +119,7 @@ def _changed_files(port: Port) -> list[str]:
     return [e["file"] for e in entries if digest_of(port.folder / e["file"])["sha256"] != e["sha256"]]
 
 
-def _wrong_pointers(graph: onnx.GraphProto, weights: Mapping[str, Found]) -> list[str]:
+def _wrong_pointers(graphs: Sequence[onnx.GraphProto], weights: Mapping[str, Found]) -> list[str]:
     """The checker of ONNX does not look at offsets: one past the end, or into the header, would be read as weights."""
     expected = {
         place.name: (found.file.name, str(place.offset), str(place.nbytes), place.shape, int(place.dtype))
@@ -123,20 +127,24 @@ def _wrong_pointers(graph: onnx.GraphProto, weights: Mapping[str, Found]) -> lis
         for place in found.places
     }
     wrong = []
-    for initializer in graph.initializer:
+    for initializer in (i for graph in graphs for i in graph.initializer):
         if initializer.data_location != onnx.TensorProto.EXTERNAL:
             continue
         at = {e.key: e.value for e in initializer.external_data}
         place = (at.get("location"), at.get("offset"), at.get("length"))
         if (*place, tuple(initializer.dims), int(initializer.data_type)) != expected.get(str(initializer.name)):
             wrong.append(str(initializer.name))
-    return wrong
+    return list(dict.fromkeys(wrong))
 
 
-def _unaccounted(graph: onnx.GraphProto, port: Port, model: Model) -> list[str]:
-    found = [str(i.name) for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
+def _unaccounted(graphs: Sequence[onnx.GraphProto], port: Port, model: Model) -> list[str]:
+    """Weights that one of the graphs lacks, has twice, or should not have."""
     wanted = {name for w in model.binding.weights for name, _, _ in w.parameter.stored(DTYPES[port.dtype])}
-    return sorted(wanted.symmetric_difference(found)) + sorted({n for n in found if found.count(n) > 1})
+    wrong: set[str] = set()
+    for graph in graphs:
+        found = [str(i.name) for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
+        wrong |= wanted.symmetric_difference(found) | {name for name in found if found.count(name) > 1}
+    return sorted(wrong)
 
 
 def _compare(port: Port, model: Model, weights: Mapping[str, Found]) -> tuple[list[str], dict[str, str]]:

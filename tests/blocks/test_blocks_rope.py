@@ -15,7 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from porter.blocks.rope import DynamicRope, LinearRope, Llama3Rope, Rope, YarnRope, yarn_mscale
-from porter.blocks.step import Step
+from porter.blocks.step import GrowingStep
 from porter.graph import Graph
 
 PLAIN = {"theta": 10000.0, "max_positions": 64}
@@ -100,7 +100,7 @@ def rotation(rope: Rope, positions: np.ndarray, dtype: str = "float32") -> list[
     tables = {p.name: p for p in module.parameters()}
 
     def build(graph: Graph, position_ids: ir.Value) -> list[ir.Value]:
-        turned = module(Step(graph, DTYPES[dtype], position_ids, position_ids, position_ids))
+        turned = module(GrowingStep(graph, DTYPES[dtype], position_ids, position_ids, position_ids))
         for name, table in tables.items():
             assert table.table is not None
             graph.root.initializers[name].const_value = ir.tensor(table.table().astype(dtype), name=name)
@@ -178,5 +178,5 @@ def test_dynamic_angles_are_computed_in_float32_for_a_float16_port() -> None:
 def test_no_front_end_has_to_know_sine_or_cosine() -> None:
     graph = Graph()
     ids = graph.input("ids", INT64, ["batch", "sequence"])
-    DYNAMIC.module()(Step(graph, FLOAT, ids, ids, ids))
+    DYNAMIC.module()(GrowingStep(graph, FLOAT, ids, ids, ids))
     assert {"Sin", "Cos"}.isdisjoint(node.op_type for node in graph.root)

@@ -16,6 +16,7 @@ from porter.graph import Graph, all_nodes
 from porter.quantize import FORMS
 
 LOOP = EXPERTS.bodies[0].build
+Build = Callable[..., ir.Value]
 BODIES = {"loop": LOOP, "few or all": gather_few_else_all, "all": multiply_all, "few": gather_chosen}
 ACTIVE_ONLY = {"loop": LOOP, "few": gather_chosen}
 
@@ -70,7 +71,13 @@ def computed(body: str, given: Tensors) -> np.ndarray:
 
 
 def test_every_body_is_tried() -> None:
-    assert [b.build for b in EXPERTS.bodies] == [LOOP, gather_few_else_all, multiply_all]
+    assert {b.build for b in EXPERTS.bodies} == set(BODIES.values())
+
+
+@pytest.mark.parametrize(("few", "body"), [(None, LOOP), (1, gather_chosen), (0, multiply_all)])
+def test_where_the_tokens_are_known_nothing_is_decided_in_the_graph(few: int | None, body: Build) -> None:
+    attributes = {"top_k": 2, "few": few}
+    assert next(b.build for b in EXPERTS.bodies if b.when(attributes)) is body
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -122,7 +129,6 @@ def test_shares_are_applied_in_float32(body: str) -> None:
 # ------------------------------------------------------------------------------ experts that are codes
 
 WIDE = Sizes(5, 256, 128, 9, 2)  # gate_up in rows of two blocks or more, down in rows of one at least
-Build = Callable[..., ir.Value]
 
 
 def quantized(form: str, given: Tensors) -> tuple[Build, Tensors]:

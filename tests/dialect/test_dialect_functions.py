@@ -22,6 +22,7 @@ DTYPES = [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16]
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Attention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
     "CacheUpdate": {},
+    "CacheWrite": {"one": 1},
     "Dequantize": {"bits": 8, "shape": (3, 4)},
     "Experts": {"top_k": 2},
     "QuantizedLinear": {"bits": 8, "inputs": 4, "outputs": 3},
@@ -41,6 +42,8 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
             return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask]
         case "CacheUpdate":
             return normals(dtype, (1, 2, 3, 4), (1, 2, 1, 4))
+        case "CacheWrite":
+            return [*normals(dtype, (2, 2, 3, 4), (2, 2, 1, 4)), np.array([[1], [2]]), np.arange(3)]
         case "Dequantize":
             return [np.ones((3, 4), np.int8), *normals("float32", (3,))]
         case "Experts":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import takers
 import tiny
 import torch
 from cases import all_cases
@@ -16,11 +17,11 @@ from stories import Case, Told, ask_port, rmse, tell
 from porter.errors import FamilyError
 from porter.families import families
 from porter.port import convert
-from porter.target import devices, frontends
+from porter.target import find_target
 
 ALLOWED = 10.0  # times the float32 original's own error, as for porter verify: a sound port has about 1, a bug 10,000
 HIDDEN = {"chunks": 1, "padded batch": 2}  # places that lie in the cache before the first call, behind the mask
-TARGETS = [(name, frontend) for name, device in devices().items() for frontend in device.frontends]
+TARGETS = takers.PAIRS
 
 
 def trials() -> Iterator[Any]:
@@ -60,7 +61,7 @@ def test_parity(case: Case, target: tuple[str, str], told: Callable[[Case], Told
 def test_other_dtypes(family: str, target: tuple[str, str], told: Callable[[Case], Told], tmp_path: Path) -> None:
     """They lower, and float16 runs: how well is for porter verify to say."""
     original = told(sample_of(family))
-    for dtype in frontends()[target[1]].dtypes:
+    for dtype in find_target(*target).dtypes():
         result = convert(original.folder, target[0], tmp_path / dtype, frontend=target[1], dtype=dtype)
         if dtype == "float16":
             got = ask_port(tiny.Runner(tmp_path / dtype), original.stories["decode"], result["minimum_past"])[0]

@@ -141,7 +141,8 @@ def test_another_token_fails() -> None:
 
 
 def told(limit: int | None, steps: int, window: int | None = None) -> dict[str, Scenario]:
-    found = scenarios(50, [b for b in (8, 16, 256) if limit is None or b <= limit], limit, window, steps)
+    boundaries = [b for b in (8, 16, 256) if limit is None or b <= limit]
+    found = scenarios(50, boundaries, limit, window, steps, beyond=limit is None)
     return {scenario.name: scenario for scenario in found}
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import takers
 import tiny
 import torch
 from command import digests, run
 from surgery import weight_of
 
 from porter.port import convert
-from porter.target import devices
 
 CONTRACT = {"schema_version", "passed", "levels", "greedy_match", "max_abs_error", "cosine", "kl", "seconds"}
 EVERY = ["weights", "semantics", "dtype", "distribution"]
@@ -32,7 +32,7 @@ def verify(port: Path, checkpoint: Path, level: str = "all") -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("target", sorted(devices()))
+@pytest.mark.parametrize("target", takers.DEVICES)
 @pytest.mark.parametrize("name", ["deepseek", "llama"])
 def test_a_sound_port_passes(name: str, target: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     checkpoint: Path = request.getfixturevalue(name)

@@ -1,0 +1,226 @@
+"""A port called as a network is: new tokens in, what they became out, whichever graphs it is made of.
+
+A growing port has one graph, whose cache is as long as what was said. A port of fixed sizes has a graph for a piece of
+a prompt and one for a token: calls are cut into pieces that fit, and each token goes to the place of its position.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from porter.manifest import FixedSize, Port
+from porter.model import Model
+from porter.verify.session import PAST, Arrays, GraphSession, Results
+
+Routes = Mapping[int, np.ndarray]
+Fixed = tuple[FixedSize, GraphSession]
+
+
+@dataclass(frozen=True)
+class PortTrace:
+    """What one call of the port computed; the first `minimum_past` masked cache places are left out."""
+
+    logits: np.ndarray  # [B, S, V]
+    layers: dict[int, np.ndarray]  # layer → [B * S, D]
+    router_logits: dict[int, np.ndarray]  # layer → [B * S, E]
+    routes: dict[int, np.ndarray]  # layer → [B * S, K]: its own choice, whatever was forced
+    cache: Arrays  # "3.key" → [B, heads, T, width]
+
+
+@dataclass(frozen=True)
+class PortPast:
+    """The cache as the port holds it, and for each place of the sequence whether it is real: the mask of a growing
+    cache, or where it stands in one of fixed size, -1 for what is padding.
+    """
+
+    cache: Arrays
+    places: np.ndarray  # [B, places]
+    padding: int
+
+    def with_gap(self, places: int) -> PortPast:
+        """The same with empty places behind it, which the mask hides."""
+        wider = np.pad(self.places, ((0, 0), (0, places)), constant_values=self.padding)
+        if self.padding < 0:
+            return PortPast(self.cache, wider, self.padding)
+        cache = {name: np.pad(a, ((0, 0), (0, 0), (0, places), (0, 0))) for name, a in self.cache.items()}
+        return PortPast(cache, wider, self.padding)
+
+
+class PortRun(ABC):
+    """A port that can be called."""
+
+    @abstractmethod
+    def run(
+        self,
+        input_ids: np.ndarray,
+        position_ids: np.ndarray,
+        mask: np.ndarray,
+        past: PortPast | None = None,
+        routes: Routes | None = None,
+        embedding_scale: float = 1.0,
+    ) -> tuple[PortTrace, PortPast]:
+        """One call: ids, positions and mask [B, S] of the new tokens; routes [B * S, K] per layer where it is forced.
+
+        Embeddings are multiplied by `embedding_scale`, a power of two: that is exact.
+        """
+
+
+class GrowingRun(PortRun):
+    """One graph, whose cache grows by every token, padding too; it begins with places that the mask hides where the
+    front end takes no empty one.
+    """
+
+    def __init__(self, port: Port, model: Model, *, forced: bool, deployed: bool = False) -> None:
+        self._hidden = int(port.manifest["minimum_past"])
+        self._session = GraphSession(port, port.graphs[0], model, forced=forced, deployed=deployed)
+
+    def run(
+        self,
+        input_ids: np.ndarray,
+        position_ids: np.ndarray,
+        mask: np.ndarray,
+        past: PortPast | None = None,
+        routes: Routes | None = None,
+        embedding_scale: float = 1.0,
+    ) -> tuple[PortTrace, PortPast]:
+        rows = len(input_ids)
+        past = past or PortPast(self._session.cache(rows, self._hidden), np.zeros((rows, self._hidden), np.int64), 0)
+        whole = np.concatenate([past.places, mask], axis=1)
+        feed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": whole, **past.cache}
+        found = self._session.run(feed, routes, embedding_scale)
+        cache = {name.removeprefix(PAST): a[:, :, self._hidden :] for name, a in found.cache.items()}
+        trace = PortTrace(found.logits, found.layers, found.router_logits, found.routes, cache)
+        return trace, PortPast(found.cache, whole, 0)
+
+
+class FixedRun(PortRun):
+    """Graphs of fixed sizes that share one cache of `context` places; `sequence` chooses among those for prompts."""
+
+    def __init__(
+        self,
+        port: Port,
+        model: Model,
+        *,
+        forced: bool,
+        deployed: bool = False,
+        context: int | None = None,
+        sequence: int | None = None,
+    ) -> None:
+        sessions = {
+            entry["file"]: GraphSession(port, path, model, forced=forced, deployed=deployed)
+            for path, entry in zip(port.graphs, port.manifest["graphs"], strict=True)
+        }
+        self._context: int = context or port.context or 0
+        fitting = [size for size in port.fixed_sizes() if size.context == self._context]
+        graphs = [
+            (size, sessions[size.file]) for size in fitting if size.sequence == 1 or sequence in (None, size.sequence)
+        ]
+        self._graphs = sorted(graphs, key=lambda graph: graph[0].sequence)
+
+    def run(
+        self,
+        input_ids: np.ndarray,
+        position_ids: np.ndarray,
+        mask: np.ndarray,
+        past: PortPast | None = None,
+        routes: Routes | None = None,
+        embedding_scale: float = 1.0,
+    ) -> tuple[PortTrace, PortPast]:
+        rows, columns = input_ids.shape
+        if past is None:
+            empty = self._graphs[0][1].cache(rows, self._context)
+            past = PortPast(empty, np.zeros((rows, 0), np.int64), -1)
+        real = mask.astype(bool)
+        places = np.concatenate([past.places, np.where(real, position_ids, -1)], axis=1)
+        call = _Call(input_ids, position_ids, real, routes, embedding_scale, rows * columns)
+        cache = {name: a.copy() for name, a in past.cache.items()}
+        seen = _seen(past.places, self._context)
+        batch = self._graphs[0][0].batch
+        for first in range(0, rows, batch):
+            group = np.minimum(np.arange(first, first + batch), rows - 1)  # a short group repeats its last row
+            for session, picked in _pieces(self._graphs, real, group):
+                call.take(session, group, picked, cache, seen)
+        return call.trace(_in_order(cache, places)), PortPast(cache, places, -1)
+
+
+class _Call:
+    """A call under way: what its tokens became, piece by piece."""
+
+    def __init__(
+        self, ids: np.ndarray, positions: np.ndarray, real: np.ndarray, routes: Routes | None, scale: float, tokens: int
+    ) -> None:
+        self._ids, self._positions, self._routes, self._scale = ids, positions, routes, scale
+        self._columns, self._tokens = ids.shape[1], tokens
+        self._found: dict[tuple[str, Any], np.ndarray] = {}
+
+    def take(
+        self, session: GraphSession, group: np.ndarray, picked: np.ndarray, cache: Arrays, seen: np.ndarray
+    ) -> None:
+        """Runs tokens picked [b, s] (columns of the rows in `group`), and puts what became of them in its place."""
+        rows = group[:, None]
+        positions = self._positions[rows, picked]
+        seen[rows, positions] = 1
+        feed = {"input_ids": self._ids[rows, picked], "position_ids": positions, "attention_mask": seen[group]}
+        feed |= {name: values[group] for name, values in cache.items()}
+        numbers = (rows * self._columns + picked).reshape(-1)
+        forced = {layer: chosen[numbers] for layer, chosen in (self._routes or {}).items()}
+        results = session.run(feed, forced, self._scale)
+        for name, values in results.cache.items():
+            cache[name][group] = values
+        for key, values in _flat(results):
+            into = self._found.setdefault(key, np.zeros((self._tokens, values.shape[-1]), values.dtype))
+            into[numbers] = values
+
+    def trace(self, cache: Arrays) -> PortTrace:
+        def by_layer(kind: str) -> dict[int, np.ndarray]:
+            return {layer: values for (name, layer), values in self._found.items() if name == kind}
+
+        logits = self._found["logits", None].reshape(*self._ids.shape, -1)
+        return PortTrace(logits, by_layer("layers"), by_layer("router_logits"), by_layer("routes"), cache)
+
+
+def _flat(results: Results) -> Iterator[tuple[tuple[str, int | None], np.ndarray]]:
+    yield ("logits", None), results.logits.reshape(-1, results.logits.shape[-1])
+    for kind in ("layers", "router_logits", "routes"):
+        for layer, values in getattr(results, kind).items():
+            yield (kind, layer), values.reshape(-1, values.shape[-1])
+
+
+def _pieces(graphs: Sequence[Fixed], real: np.ndarray, group: np.ndarray) -> Iterator[tuple[GraphSession, np.ndarray]]:
+    """The real tokens of some rows, cut so that each piece fits a graph: columns [b, s]. A row that has fewer left than
+    a piece holds repeats its last one.
+    """
+    columns = [np.flatnonzero(real[row]) for row in group]
+    begin, longest = 0, max(len(c) for c in columns)
+    while begin < longest:
+        left = longest - begin
+        size, session = next((g for g in graphs if g[0].sequence >= left), graphs[-1])
+        numbers = np.arange(begin, begin + size.sequence)
+        yield session, np.stack([c[np.minimum(numbers, len(c) - 1)] for c in columns])
+        begin += size.sequence
+
+
+def _seen(places: np.ndarray, context: int) -> np.ndarray:
+    """The mask over a cache of fixed size: 1 where a place of the sequence stands."""
+    seen = np.zeros((len(places), context), np.int64)
+    for row, taken in zip(seen, places, strict=True):
+        row[taken[taken >= 0]] = 1
+    return seen
+
+
+def _in_order(cache: Arrays, places: np.ndarray) -> Arrays:
+    """The cache as one that grows has it: place by place of the sequence, zeros for padding."""
+    picked = np.maximum(places, 0)[:, None, :, None]
+    real = (places >= 0)[:, None, :, None]
+    return {name.removeprefix(PAST): np.take_along_axis(a, picked, axis=2) * real for name, a in cache.items()}
+
+
+def open_run(port: Port, model: Model, *, forced: bool, deployed: bool = False) -> PortRun:
+    """The port, ready to be called. Raises BrokenPort where it does not load."""
+    kind = GrowingRun if port.context is None else FixedRun
+    return kind(port, model, forced=forced, deployed=deployed)
