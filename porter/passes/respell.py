@@ -44,15 +44,18 @@ class Respell(Pass):
         return refusal(node, self.frontend, self.frontend.opset)
 
     def _spelling(self, node: ir.Node, above: Above, shapes: Shapes) -> Spelling | None:
-        """The first spelling of which every node is taken, or has a spelling that is."""
-        above = above | {node.op_type}
+        """The first spelling of which every node is taken, else the first of which every other has a spelling."""
+        above, tried = above | {node.op_type}, []
         for spelling in SPELLINGS.get(node.op_type, ()):
             emitted = _tried(spelling, node, shapes)
-            if emitted is not None and all(
-                self._refusal(new) is None
-                or (new.op_type not in above and self._spelling(new, above, shapes) is not None)
-                for new in emitted
-            ):
+            if emitted is None:
+                continue
+            refused = [new for new in emitted if self._refusal(new) is not None]
+            if not refused:
+                return spelling
+            tried.append((spelling, refused))
+        for spelling, refused in tried:
+            if all(new.op_type not in above and self._spelling(new, above, shapes) for new in refused):
                 return spelling
         return None
 

@@ -55,7 +55,7 @@ class SetOpset(Pass):
         if refused is not None:
             raise TargetError(
                 f"{node.name or node.op_type}: {node.op_type}: {refused}, which {self.frontend.name} reads",
-                "it needs a spelling in porter/passes/spellings.py, or another front end: see `porter targets`",
+                "it needs a spelling in porter/passes/spellings, or another front end: see `porter targets`",
             )
 
 
