@@ -118,8 +118,8 @@ def inspect(
     render.print_json(result) if as_json else render.print_inspection(result)
 
 
-@app.command(name="compile")
-def compile_(
+@app.command()
+def compile(
     port: options.PORT,
     sign: options.SIGN = None,
     as_json: options.JSON = False,

@@ -50,11 +50,13 @@ def compile_port(folder: Path, *, sign: Path | None = None, say: Say = lambda li
     version = _version(recipe.get("version"), folder)
     with (folder / LOG).open("w", encoding="utf-8") as log:
         for step in recipe["steps"]:
-            result["steps"].append(_run(step, recipe["refusals"], folder, log, say) | {"version": version})
-            _record(port, result["steps"], signer)
-    for step in result["steps"]:
-        if step["refused"] is not None:
-            raise PortError(f"{step['graph']} was not compiled: {step['refused']}", f"'{folder / LOG}' has it all")
+            done = _run(step, recipe["refusals"], folder, log, say) | {"version": version}
+            result["steps"].append(done)
+            if done["refused"] is not None:
+                break
+    _record(port, result["steps"], signer)
+    if done["refused"] is not None:
+        raise PortError(f"{done['graph']} was not compiled: {done['refused']}", f"'{folder / LOG}' has it all")
     return result
 
 

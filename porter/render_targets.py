@@ -111,7 +111,7 @@ def print_coverage(result: Mapping[str, Any]) -> None:
     for name in result["frontends"]:
         cells = [cell for cell in result["cells"] if cell["frontend"] == name]
         found = [", ".join(c["family"] for c in cells if c["status"] == kind) for kind in kinds]
-        rows.append([name + (" (assumed)" if cells[0]["assumed"] else ""), *(text or "–" for text in found)])
+        rows.append([name + (" (assumed)" if cells[0]["assumed"] else ""), *(text or "-" for text in found)])
     print_rows("families by front end", ["front end", *kinds], rows)
     words = "ok: some functions are the vendor's own operators; expanded: all of it is in operators of the standard"
     out().print(words, soft_wrap=True)
