@@ -101,6 +101,19 @@ def test_what_the_opset_does_not_have_is_refused_by_name() -> None:
         SetOpset(standard(11))(model_of(lambda graph, x: graph.op.Gemm(x, x, transB=1), x.astype(NARROW.numpy())))
 
 
+def test_what_would_mean_something_else_is_refused_by_name() -> None:
+    """An older parser takes no notice of an attribute that it does not know, or goes over other axes."""
+    codes, scale = np.ones((3, 4), np.int8), np.ones(3, np.float32)
+    with pytest.raises(TargetError, match="DequantizeLinear: ONNX has no axis of it at opset 11"):
+        SetOpset(standard(11))(model_of(lambda graph, c, s: graph.op.DequantizeLinear(c, s, axis=0), codes, scale))
+    (x,) = normals("float32", (3, 4, 5))
+    with pytest.raises(TargetError, match="Softmax: it goes over all axes from the given one on at opset 11"):
+        SetOpset(standard(11))(model_of(lambda graph, x: graph.op.Softmax(x, axis=1), x))
+    model = model_of(lambda graph, x: graph.op.Softmax(x), x)
+    SetOpset(standard(11))(model)
+    assert [node.attributes["axis"].value for node in model.graph] == [-1]
+
+
 def test_axes_that_are_computed_are_refused() -> None:
     x, axes = normals("float32", (3, 4))[0], np.array([0])
     with pytest.raises(TargetError, match="ReduceSum takes its axes from a computed value, which opset 11 cannot say"):
