@@ -62,9 +62,8 @@ def gather_rows(
         hits = op.Cast(hits, to=ir.DataType.FLOAT)
         taken = op.Cast(op.ReduceMax(hits, axes=[2], keepdims=1), to=ir.DataType.BOOL)  # [B, C, 1]
         first = op.Unsqueeze(op.ArgMax(hits, axis=2, keepdims=0), graph.ints(1))  # [B, 1, C]
-        return op.Unsqueeze(taken, graph.ints(1)), op.Add(
-            _starts(graph, batch, groups, positions, 1), first
-        )  # [B, G, C]
+        numbers = op.Add(_starts(graph, batch, groups, positions, 1), first)  # [B, G, C]
+        return op.Unsqueeze(taken, graph.ints(1)), numbers
 
     taken, numbers = graph.once(("meant", positions, places, groups), meant)
     rows = op.Gather(op.Reshape(new, graph.ints(-1, size)), numbers, axis=0)  # [B, G, C, D]

@@ -103,10 +103,12 @@ def in_rounds(
     choice = scores if bias is None else op.Add(scores, bias)
     if groups > 1:
         choice = _within_best_groups_in_rounds(graph, choice, rule)
-    rounds = list(_rounds(graph, choice, experts, top_k))
-    found = [_sum_where(graph, hit, scores, keepdims=1) for hit, _ in rounds]  # [T, 1] each
-    chosen = op.Cast(_concat(graph, [place for _, place in rounds]), to=ir.DataType.INT64)
-    return rule.weights(graph, _concat(graph, found)), chosen
+    places = [place for _, place in _rounds(graph, choice, experts, top_k)]
+    chosen = op.Cast(_concat(graph, places), to=ir.DataType.INT64)
+    # by number, not by the rounds' own hits: whoever puts other experts in their place gets the weights of those
+    numbers = graph.constant(range(experts), ir.DataType.INT64)
+    hits = op.Equal(op.Unsqueeze(chosen, graph.ints(2)), numbers)  # [T, K, E]
+    return rule.weights(graph, _sum_where(graph, hits, op.Unsqueeze(scores, graph.ints(1)), keepdims=0)), chosen
 
 
 def _within_best_groups(graph: Graph, choice: ir.Value, rule: Rule) -> ir.Value:
