@@ -11,7 +11,7 @@ from porter.passes import passes
 from porter.target import frontends
 
 NETWORKS = {"dense": onnx_run.dense, "sparse": onnx_run.sparse, "latent": onnx_run.latent}
-CASES = [(p, f, n) for p in sorted(passes()) for f in takers.OPEN for n in NETWORKS]
+CASES = [(p, f, n) for f in takers.OPEN for p in frontends()[f].passes for n in NETWORKS]
 
 
 def interface(model: ir.Model) -> list[tuple[str | None, ir.DataType | None, str]]:
@@ -22,7 +22,10 @@ def interface(model: ir.Model) -> list[tuple[str | None, ir.DataType | None, str
 def test_a_pass_keeps_the_interface_and_has_nothing_to_do_twice(name: str, frontend: str, network: str) -> None:
     model = onnx_run.built(NETWORKS[network]())
     before = interface(model)
-    assert passes()[name](frontends()[frontend])(model).modified
+    for earlier in frontends()[frontend].passes[: frontends()[frontend].passes.index(name)]:
+        passes()[earlier](frontends()[frontend])(model)
+    first = passes()[name](frontends()[frontend])(model)
+    assert first.modified or name != "lower"
     assert interface(model) == before
     once = ir.to_proto(model).SerializeToString(deterministic=True)
     assert not passes()[name](frontends()[frontend])(model).modified
