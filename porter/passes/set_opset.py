@@ -56,7 +56,7 @@ class SetOpset(Pass):
 
     def _refuse(self, node: ir.Node, opset: int) -> None:
         refused = schema_refusal(node, opset) or attribute_refusal(node, opset)
-        if refused is None and node.op_type in OVER_ALL_BEHIND and opset < 13 and node.attributes["axis"].value != -1:
+        if refused is None and node.op_type in OVER_ALL_BEHIND and opset < 13 and not _over_last(node):
             refused = f"it goes over all axes from the given one on at opset {opset}"
         if refused is not None:
             raise TargetError(
@@ -85,6 +85,11 @@ def _lower(node: ir.Node, opset: int) -> None:
         raise TargetError(message, "a constant can be an attribute: compute it when the graph is built")
     node.attributes[name] = ir.AttrInt64s(name, [int(n) for n in stated])
     node.resize_inputs(1)
+
+
+def _over_last(node: ir.Node) -> bool:
+    shape, axis = node.inputs[0].shape if node.inputs[0] is not None else None, node.attributes["axis"].value
+    return axis == -1 or (shape is not None and axis == len(shape) - 1)
 
 
 def _constant(value: ir.Value | None) -> np.ndarray | None:
