@@ -21,6 +21,7 @@ from command import ROOT, digests, run, spawn
 
 from porter.cli import app
 from porter.errors import PortError
+from porter.target import devices
 from porter.verify.report import Check, Level, ParityReport
 
 JSON = "--json"
@@ -170,12 +171,31 @@ def test_the_document_of_a_verification(llama: Path, llama_port: Path) -> None:
 
 def test_the_documents_of_targets() -> None:
     listed = run("targets", JSON).json()["targets"]
-    assert [target["name"] for target in listed] == ["ascend-910b", "moore-threads-s4000", "onnxruntime-cpu"]
+    assert [target["name"] for target in listed] == sorted(devices())
     for target in listed:
         one = run("targets", target["name"], JSON).json()
         assert (one["schema_version"], one["title"]) == (1, target["title"])
         assert [frontend["name"] for frontend in one["frontends"]] == target["frontends"]
         assert all(frontend["sources"] for frontend in one["frontends"])
+        assert run("targets", target["name"]).code == 0
+
+
+def test_a_variant_and_a_file_of_one_s_own_are_told_of_as_well(tmp_path: Path) -> None:
+    assert run("targets", "ascend-910b3", JSON).json()["soc"] == "Ascend910B3"
+    path = tmp_path / "card.toml"
+    path.write_text('name = "card"\ntitle = "a card"\nvendor = "me"\nfrontends = ["onnxruntime"]\n')
+    told = run("targets", path, JSON).json()
+    assert (told["name"], told["memory_bytes"], told["frontends"][0]["name"]) == ("card", None, "onnxruntime")
+    assert "memory_bytes      unknown" in run("targets", path).out
+
+
+def test_a_port_for_a_file_of_one_s_own(llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    text = 'name = "card"\ntitle = "a card"\nvendor = "me"\nfrontends = ["onnxruntime"]\ndtypes = ["float16"]\n'
+    path.write_text(text + '[sources]\ndtypes = "its manual"\n')
+    result = run("convert", llama, "--target", path, "-o", tmp_path / "port", JSON).json()
+    assert (result["target"], result["frontend"], result["dtype"]) == ("card", "onnxruntime", "float16")
+    assert result["dtype_reason"] == "the most exact that card and onnxruntime both take"
 
 
 @pytest.mark.parametrize("command", OPTIONS)

@@ -399,7 +399,8 @@ def test_a_target_is_found_by_name_with_its_first_front_end() -> None:
 def test_what_is_not_known_is_named_with_what_is_near() -> None:
     with pytest.raises(TargetError, match="no target is called 'ascend-910'") as caught:
         find_target("ascend-910")
-    assert caught.value.hint.startswith("did you mean 'ascend-910b'? known: ascend-910b")
+    assert caught.value.hint.startswith("did you mean 'ascend-910c'? known: ascend-910c, ascend-910b")
+    assert caught.value.hint.endswith("or the path of a TOML file of your own")
     with pytest.raises(TargetError, match="no front end is called 'cann'") as caught:
         find_target("ascend-910b", "cann")
     assert "cann-atc" in caught.value.hint
@@ -408,7 +409,7 @@ def test_what_is_not_known_is_named_with_what_is_near() -> None:
 def test_a_front_end_that_does_not_feed_the_device_is_refused_with_those_that_do() -> None:
     with pytest.raises(TargetError, match="'onnxruntime-musa' does not feed ascend-910b") as caught:
         find_target("ascend-910b", "onnxruntime-musa")
-    assert caught.value.hint == "known: cann-atc"
+    assert caught.value.hint == "did you mean 'onnxruntime-cann'? known: onnxruntime-cann, cann-atc"
 
 
 def test_the_data_are_read_once() -> None:

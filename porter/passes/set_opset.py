@@ -14,18 +14,22 @@ import onnx_ir as ir
 from porter.errors import TargetError
 from porter.graph import constant_of
 from porter.passes import Pass
-from porter.passes.taken import schema_refusal
+from porter.passes.taken import attribute_refusal, schema_refusal
 
 # operator → (the opset at which an attribute became the second input, the attribute)
 BECAME_INPUT = {"ReduceSum": (13, "axes"), "Split": (13, "split"), "Squeeze": (13, "axes"), "Unsqueeze": (13, "axes")}
 # operator → attributes that came later, each with the opset and the value that says nothing
 CAME_LATER: dict[str, dict[str, tuple[int, object]]] = {
+    "GatherND": {"batch_dims": (12, 0)},
     "ReduceSum": {"noop_with_empty_axes": (13, 0)},
     "Reshape": {"allowzero": (14, 0)},
     "ScatterND": {"reduction": (16, "none")},
     "ScatterElements": {"reduction": (16, "none")},
     "Shape": {"start": (15, 0)},
 }
+
+# below 13 these made a matrix of their input and went over all axes from the given one on: the last one is the same
+OVER_ALL_BEHIND = ("Softmax", "LogSoftmax", "Hardmax")
 
 
 class SetOpset(Pass):
@@ -51,7 +55,9 @@ class SetOpset(Pass):
         return ir.passes.PassResult(model, modified=True)
 
     def _refuse(self, node: ir.Node, opset: int) -> None:
-        refused = schema_refusal(node, opset)
+        refused = schema_refusal(node, opset) or attribute_refusal(node, opset)
+        if refused is None and node.op_type in OVER_ALL_BEHIND and opset < 13 and not _over_last(node):
+            refused = f"it goes over all axes from the given one on at opset {opset}"
         if refused is not None:
             raise TargetError(
                 f"{node.name or node.op_type}: {node.op_type}: {refused}, which {self.frontend.name} reads",
@@ -68,6 +74,8 @@ def _lower(node: ir.Node, opset: int) -> None:
     for name, (since, silent) in CAME_LATER.get(node.op_type, {}).items():
         if opset < since and name in node.attributes and node.attributes[name].value == silent:
             del node.attributes[name]
+    if node.op_type in OVER_ALL_BEHIND and opset < 13:
+        node.attributes.setdefault("axis", ir.AttrInt64("axis", -1))  # then the default was 1
     since, name = BECAME_INPUT.get(node.op_type, (0, ""))
     if opset >= since or len(node.inputs) < 2:
         return
@@ -77,6 +85,11 @@ def _lower(node: ir.Node, opset: int) -> None:
         raise TargetError(message, "a constant can be an attribute: compute it when the graph is built")
     node.attributes[name] = ir.AttrInt64s(name, [int(n) for n in stated])
     node.resize_inputs(1)
+
+
+def _over_last(node: ir.Node) -> bool:
+    shape, axis = node.inputs[0].shape if node.inputs[0] is not None else None, node.attributes["axis"].value
+    return axis == -1 or (shape is not None and axis == len(shape) - 1)
 
 
 def _constant(value: ir.Value | None) -> np.ndarray | None:

@@ -33,7 +33,14 @@ def schema_refusal(node: ir.Node, opset: int) -> str | None:
     """None where ONNX itself has the standard operator at this opset and for these types."""
     if not onnx.defs.has(node.op_type, opset, ""):
         return f"ONNX has no such operator at opset {opset}"
-    return next(_wrong_types(node, onnx.defs.get_schema(node.op_type, opset, ""), opset), None)
+    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    return next(_wrong_types(node, schema, opset), None)
+
+
+def attribute_refusal(node: ir.Node, opset: int) -> str | None:
+    """None where the standard operator has all of the node's attributes at this opset."""
+    known = onnx.defs.get_schema(node.op_type, opset, "").attributes
+    return next((f"ONNX has no {name} of it at opset {opset}" for name in node.attributes if name not in known), None)
 
 
 def types_of(node: ir.Node, schema: onnx.defs.OpSchema | None) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,14 +12,17 @@ import pytest
 from frontend_for import standard
 from onnx_run import NETWORKS, model_of, normals
 
+from porter.dialect import QUANTIZED_LINEAR, RMS_NORM
 from porter.errors import TargetError
 from porter.graph import Graph, all_nodes, inferred
 from porter.passes.checks import known_operators
 from porter.passes.lower import Lower
 from porter.passes.respell import Respell
 from porter.passes.set_opset import SetOpset
+from porter.port import lower
 from porter.quantize import FORMS
-from porter.target import Frontend
+from porter.shape import Sizes
+from porter.target import Frontend, frontends
 
 OPSETS = [11, 13, 15, 16]
 NARROW = ir.DataType.BFLOAT16
@@ -47,8 +52,6 @@ def test_a_network_at_an_older_opset_computes_the_same(network: str, opset: int)
 @pytest.mark.parametrize("form", ["int8", "int4:32:asymmetric"])
 def test_codes_at_an_older_opset_mean_the_same(form: str, opset: int) -> None:
     """DequantizeLinear takes an axis from opset 13 on, so that below it the arithmetic is written out."""
-    from porter.dialect import QUANTIZED_LINEAR
-
     quantization = FORMS[form]
     x, weight = normals("float32", (3, 64), (8, 64))
     arrays = quantization.encode(weight, "weight")
@@ -101,6 +104,19 @@ def test_what_the_opset_does_not_have_is_refused_by_name() -> None:
         SetOpset(standard(11))(model_of(lambda graph, x: graph.op.Gemm(x, x, transB=1), x.astype(NARROW.numpy())))
 
 
+def test_what_would_mean_something_else_is_refused_by_name() -> None:
+    """An older parser takes no notice of an attribute that it does not know, or goes over other axes."""
+    codes, scale = np.ones((3, 4), np.int8), np.ones(3, np.float32)
+    with pytest.raises(TargetError, match="DequantizeLinear: ONNX has no axis of it at opset 11"):
+        SetOpset(standard(11))(model_of(lambda graph, c, s: graph.op.DequantizeLinear(c, s, axis=0), codes, scale))
+    (x,) = normals("float32", (3, 4, 5))
+    with pytest.raises(TargetError, match="Softmax: it goes over all axes from the given one on at opset 11"):
+        SetOpset(standard(11))(model_of(lambda graph, x: graph.op.Softmax(x, axis=1), x))
+    model = model_of(lambda graph, x: graph.op.Softmax(x), x)
+    SetOpset(standard(11))(model)
+    assert [node.attributes["axis"].value for node in model.graph] == [-1]
+
+
 def test_axes_that_are_computed_are_refused() -> None:
     x, axes = normals("float32", (3, 4))[0], np.array([0])
     with pytest.raises(TargetError, match="ReduceSum takes its axes from a computed value, which opset 11 cannot say"):
@@ -115,11 +131,6 @@ def test_nothing_is_brought_up() -> None:
 
 def test_a_meaning_is_brought_down_with_the_graph_and_still_runs() -> None:
     """A vendor's operator in a graph of opset 15: ONNX wants a function to speak the graph's opset."""
-    from dataclasses import replace
-
-    from porter.dialect import RMS_NORM
-    from porter.target import frontends
-
     x, weight = normals("float32", (3, 8), (8,))
     atc, results = frontends()["cann-atc"], []
     for opset in (17, 15):
@@ -128,3 +139,14 @@ def test_a_meaning_is_brought_down_with_the_graph_and_still_runs() -> None:
         assert [f.opset_imports[""] for f in model.functions.values()] == [opset]
         results.append(onnx_run.run(model, {"in0": x, "in1": weight})["out0"])
     assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("network", ["dense", "sparse", "absorbed"])
+@pytest.mark.parametrize("frontend", sorted(set(frontends()) - {"cann-atc-310p"}))
+def test_every_front_end_takes_every_network_at_fixed_sizes(frontend: str, network: str) -> None:
+    """By its own rules; the 310P's is in float16, which these networks of a test are not."""
+    decoder = NETWORKS[network]()
+    graph, parameters = decoder.build(ir.DataType.FLOAT, Sizes(1, 4, 16, 4)), decoder.named_parameters()
+    onnx_run.fill(graph, parameters, onnx_run.random_weights(parameters), ir.DataType.FLOAT)
+    model, _ = lower(graph, frontends()[frontend])
+    assert model.graph.opset_imports[""] == frontends()[frontend].opset
