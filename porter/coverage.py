@@ -25,8 +25,9 @@ def coverage(target: str | None = None, *, watch: Watch = lambda stage: None) ->
     """Every family on every front end, or on those of one target; the result is what `--json` prints.
 
     `ok`: some of its functions are the vendor's own operators; `expanded`: all of it is operators of the standard;
-    `refused`: with the reason. `shape` says for which sizes, where they must be fixed. Raises TargetError for an unknown
-    target.
+    `refused`: with the reason. `shape` says for which sizes, where they must be fixed.
+
+    Raises TargetError for an unknown target.
     """
     chosen = find_device(target)[1] if target else frontends()
     rows = []
