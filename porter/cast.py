@@ -28,17 +28,17 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
 
 def cast_into(out: np.ndarray, array: np.ndarray, name: str) -> None:
     """The same for one strip, into the place where it is wanted."""
-    peak = _peak(array) if _largest(out.dtype) < _largest(array.dtype) and array.size else 0.0
+    peak = _peak(array) if largest(out.dtype) < largest(array.dtype) and array.size else 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         if array.dtype.itemsize == 2 and np.float16 in (array.dtype, out.dtype):
             # numpy and ml_dtypes go number by number here, and there are no more than 65536 of them
             table = _table(array.dtype, out.dtype)
             np.take(table, array.view(np.uint16), out=out.view(table.dtype), mode="clip")
-        elif out.dtype == np.float16 and array.dtype == np.float32 and peak <= _largest(out.dtype):
+        elif out.dtype == np.float16 and array.dtype == np.float32 and peak <= largest(out.dtype):
             _halve(out, array)
         else:
             np.copyto(out, array, casting="unsafe")
-        if not peak <= _largest(out.dtype):  # larger, or not a number
+        if not peak <= largest(out.dtype):  # larger, or not a number
             _refuse_overflow(out, array, name)
 
 
@@ -77,7 +77,8 @@ def _table(source: np.dtype, target: np.dtype) -> np.ndarray:
 
 
 @cache
-def _largest(dtype: np.dtype) -> float:
+def largest(dtype: np.dtype) -> float:
+    """The largest finite number of a float type."""
     return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]  # ml_dtypes says no types here
 
 
@@ -85,8 +86,8 @@ def _refuse_overflow(out: np.ndarray, array: np.ndarray, name: str) -> None:
     """Raises FamilyError, unless what became infinite was so before, or not a number, or rounds to the largest."""
     grown = ~np.isfinite(out) & np.isfinite(array)
     if grown.any():
-        largest = float(np.abs(array[grown].astype(np.float64)).max())
+        peak = float(np.abs(array[grown].astype(np.float64)).max())
         raise FamilyError(
-            f"tensor '{name}' holds {largest:.3g}, which {out.dtype.name} cannot",
+            f"tensor '{name}' holds {peak:.3g}, which {out.dtype.name} cannot",
             "use --dtype float32 or --dtype bfloat16",
         )

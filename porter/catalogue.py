@@ -78,7 +78,7 @@ def _frontend(frontend: Frontend) -> dict[str, Any]:
         "operator_notes": dict(frontend.operator_notes),
         "custom_operators": sorted(frontend.custom_operators),
         "mappings": [
-            {"function": m.function, "operator": m.operator, "when": dict(m.when), "reason": m.reason}
+            {"function": m.function, "operators": list(m.operators), "when": dict(m.when), "reason": m.reason}
             for m in frontend.mappings
         ],
         "checks": [{"name": c.name, "reason": c.reason, "source": c.source} for c in frontend.checks],

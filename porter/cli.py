@@ -119,13 +119,30 @@ def inspect(
 
 
 @app.command()
-def targets(
-    name: options.TARGET_NAME = None,
+def compile(
+    port: options.PORT,
+    sign: options.SIGN = None,
     as_json: options.JSON = False,
 ) -> None:
-    """List the targets, or tell what is known of one."""
+    """Compile a port with the vendor's own tool where it is installed; else tell the exact command."""
+    from porter import compilation, render
+
+    result = compilation.compile_port(port, sign=sign, say=render.say)
+    render.print_json(result) if as_json else render.print_compilation(result)
+
+
+@app.command()
+def targets(
+    name: options.TARGET_NAME = None,
+    coverage: options.COVERAGE = False,
+    as_json: options.JSON = False,
+) -> None:
+    """List the targets, tell what is known of one, or which family of models each front end takes."""
     from porter import catalogue, render, render_targets
 
+    if coverage:
+        _coverage(name, as_json)
+        return
     result = catalogue.one_target(name) if name else catalogue.all_targets()
     if as_json:
         render.print_json(result)
@@ -133,6 +150,15 @@ def targets(
         render_targets.print_target(result)
     else:
         render_targets.print_targets(result)
+
+
+def _coverage(name: str | None, as_json: bool) -> None:
+    from porter import coverage, render, render_targets
+    from porter.progress import progress
+
+    with progress(quiet=as_json) as watch:
+        result = coverage.coverage(name, watch=watch)
+    render.print_json(result) if as_json else render_targets.print_coverage(result)
 
 
 def main(arguments: list[str] | None = None) -> None:

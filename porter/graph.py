@@ -99,12 +99,12 @@ class Graph:
         inputs: Sequence[ir.Value | None],
         types: Sequence[ir.DataType | None],
         attributes: dict[str, Any],
+        domain: str = DOMAIN,
     ) -> Any:
-        """Emits a call of a function of the neutral dialect with results of these types."""
+        """Emits a call of a function, of the neutral dialect or a vendor's, with results of these types."""
         given = {name: value for name, value in attributes.items() if value is not None}
-        node = ir.Node(
-            DOMAIN, function, inputs, ir.convenience.convert_attributes(given), num_outputs=len(types), version=1
-        )
+        attributes_of_node = ir.convenience.convert_attributes(given)
+        node = ir.Node(domain, function, inputs, attributes_of_node, num_outputs=len(types), version=1)
         return self._finish(node, types)
 
     def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
@@ -128,15 +128,24 @@ class Graph:
             self._scope = before
 
     @contextlib.contextmanager
-    def before(self, node: ir.Node) -> Iterator[None]:
-        """Nodes emitted inside stand before `node` and carry its name: how a function is replaced by its body."""
+    def before(self, node: ir.Node) -> Iterator[list[ir.Node]]:
+        """Nodes emitted inside stand before `node` and carry its name: how a function is replaced by its body.
+
+        Gives the list that they come into.
+        """
         home = node.graph
         if not isinstance(home, ir.Graph):
             raise GraphError(f"node '{node.name}' belongs to no graph", "expand nodes of a finished graph only")
-        emit, self._emit = self._emit, lambda new: home.insert_before(node, new)
+        emitted: list[ir.Node] = []
+
+        def stand_before(new: ir.Node) -> None:
+            home.insert_before(node, new)
+            emitted.append(new)
+
+        emit, self._emit = self._emit, stand_before
         try:
             with self.scope(node.name or node.op_type):
-                yield
+                yield emitted
         finally:
             self._emit = emit
 
@@ -221,6 +230,20 @@ def width(value: ir.Value, axis: int) -> int:
     if not isinstance(size, int):
         raise GraphError(f"dimension {axis} of '{value.name}' is not static", "declare it where the value is made")
     return size
+
+
+def replace(node: ir.Node, results: Sequence[ir.Value]) -> None:
+    """Puts the results in the node's place; they take over its values' names, so that what is watched stays named."""
+    for old, new in zip(node.outputs, results, strict=True):
+        if old.shape is not None:
+            new.shape = old.shape
+        if old.type is not None:
+            new.type = old.type
+        name, old.name = old.name, None
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        new.name = name
+    assert isinstance(node.graph, ir.Graph)
+    node.graph.remove(node, safe=True)
 
 
 def inferred(model: ir.Model) -> ir.Model:

@@ -20,7 +20,9 @@ from porter.order import Work
 from porter.package.files import CHECKPOINT, MANIFEST, PARTS, digest_of, replace_file, to_json
 from porter.package.plan import DTYPES
 from porter.quantize import FORMS, Quantization
+from porter.recipe import Step
 from porter.shape import Phase
+from porter.target.compile import Compile
 
 SCHEMA_VERSION = 1
 FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(
@@ -136,6 +138,7 @@ def describe(
     work: Work,
     built: Sequence[tuple[Phase, ir.Model]],
     lowering: dict[str, int],
+    steps: Sequence[Step],
     written: Sequence[dict[str, Any]],
     shards: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def describe(
         "model_type": model.config.model_type,
         "target": target.name,
         "frontend": target.frontend.name,
-        "dtype": next(name for name, d in DTYPES.items() if d == work.dtype),
+        "dtype": work.dtype_name,
         "quantize": None if model.quantization is None else str(model.quantization),
         "left_in_float": [p.name for p in model.network.quantizable() if model.quantization and not p.quantization],
         "attention": (forms[0] if attention == "auto" else attention) if forms else None,
@@ -173,12 +176,23 @@ def describe(
             for phase, port in built
         ],
         "lowering": lowering,
+        **({"compile": _compile(target.frontend.compile, steps)} if target.frontend.compile else {}),
         "weights": [{"file": e["file"], "bytes": e["bytes"], "sha256": e["sha256"]} for e in written]
         + [{**shard, "of": CHECKPOINT} for shard in shards],
         "source": {
             "files": _source_files(model, written, shards),
             "dropped": dict(model.binding.dropped),
         },
+    }
+
+
+def _compile(wanted: Compile, steps: Sequence[Step]) -> dict[str, Any]:
+    """All that `porter compile` needs to know, wherever the port goes."""
+    return {
+        "tools": list(wanted.tools),
+        "version": wanted.version,
+        "refusals": list(wanted.refusals),
+        "steps": [{"graph": s.graph, "command": s.command, "products": list(s.products)} for s in steps],
     }
 
 

@@ -116,3 +116,6 @@ PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder
 TARGET_NAME = Annotated[
     str | None, typer.Argument(help="One target, or a TOML file of your own, with the source of every fact.")
 ]
+COVERAGE = Annotated[
+    bool, typer.Option("--coverage", help="Lower every family for every front end (of NAME): taken, expanded, refused.")
+]

@@ -11,7 +11,8 @@ from typing import Any
 import onnx_ir as ir
 
 from porter import __version__
-from porter.errors import TargetError
+from porter.cast import largest
+from porter.errors import FamilyError, TargetError
 from porter.model import Model, understand
 from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
@@ -60,6 +61,11 @@ class Work:
         return tuple(sorted({r.file for r in self.references}))
 
     @property
+    def dtype_name(self) -> str:
+        """The dtype as the command line and the manifest call it."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    @property
     def minimum_past(self) -> int:
         """The masked cache places that a sequence begins with; none where the cache has its size from the beginning."""
         return self.target.frontend.minimum_past if self.shape is None else 0
@@ -86,10 +92,23 @@ def work_out(order: Order) -> Work:
     target = find_target(order.target, order.frontend)
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype, reason = _port_dtype(order, model, target)
+    _refuse_overflow(model, dtype)
     phases = _phases(shape, model, target.frontend)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
     files = plan_files(written, dtype, order.shard_size)
     return Work(order, target, model, dtype, reason, shape, phases, files, tuple(pointed))
+
+
+def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
+    """Raises FamilyError for activations that are known to leave the dtype's range; weights are seen on their way."""
+    beyond = {name: peak for name, peak in model.source.recorded() if peak > largest(dtype.numpy())}
+    if beyond:
+        more = f" and {len(beyond) - 3} more" if len(beyond) > 3 else ""
+        names = ", ".join(f"'{name}'" for name in list(beyond)[:3]) + more
+        raise FamilyError(
+            f"by {names} activations reached {max(beyond.values()):.3g}, which {dtype.name.lower()} cannot hold",
+            "use --dtype bfloat16 or --dtype float32, on a device that takes it",
+        )
 
 
 def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phase, ...]:

@@ -15,10 +15,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from porter import __version__
-from porter.errors import PortError, TargetError, known_names
+from porter.errors import PortError, TargetError
 from porter.executors import find_executor
-from porter.graph import inferred
+from porter.lowering import lower
 from porter.manifest import SCHEMA_VERSION, describe
 from porter.order import Order, Work, work_out
 from porter.package.execute import cores, memory_needed
@@ -26,13 +25,9 @@ from porter.package.files import CHECKPOINT, MANIFEST, SIGNATURE, digest_of, to_
 from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_folder
 from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
-from porter.passes import passes
-from porter.passes.checks import check
-from porter.passes.lower import Lower
-from porter.recipe import recipe
+from porter.recipe import recipe, script
 from porter.shape import Phase
 from porter.sign import Signer
-from porter.target import Frontend
 
 Watch = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 
@@ -74,8 +69,8 @@ def convert(
     watch("building the graph", 0, 0)
     built, lowering = _lowered(work, output)
     graphs = {phase.file: ir.to_proto(model).SerializeToString(deterministic=True) for phase, model in built}
-    script = recipe(work.target, built, work.model.config.max_position_embeddings)
-    extras = (*(("compile.sh",) if script else ()), *((SIGNATURE,) if signer else ()))
+    steps = recipe(work.target, built, work.dtype_name, work.model.config.max_position_embeddings)
+    extras = (*(("compile.sh",) if steps else ()), *((SIGNATURE,) if signer else ()))
     names = (*graphs, *(f.name for f in work.files), *extras)
     to = replace(to, names=names)
     to.refuse()
@@ -89,31 +84,13 @@ def convert(
                 clone(shard, partial / shard.name)
         entries = write_files(work, partial, jobs, lambda done: watch("writing weights", done, work.new_bytes))
         shards = _shard_entries(work, digests or signer is not None, watch)
-        manifest = describe(work, built, lowering, entries, shards)
+        manifest = describe(work, built, lowering, steps, entries, shards)
         for entry in manifest["graphs"]:
             entry |= write_file(partial, entry["file"], graphs[entry["file"]])
-        manifest["files"] = _carry(work, partial, inside) + _script(partial, script)
+        manifest["files"] = _carry(work, partial, inside) + _script(partial, script(steps))
         _seal(partial, manifest, signer, output.name)
     more = {"signature": SIGNATURE if signer else None, "dtype_reason": work.dtype_reason}
     return _result(output, manifest, time.monotonic() - begun) | more
-
-
-def lower(graph: ir.Graph, frontend: Frontend) -> tuple[ir.Model, dict[str, int]]:
-    """Runs the front end's passes and checks; gives the model and what became of its functions.
-
-    Raises TargetError for an operator that the front end does not take, or a rule that is broken.
-    """
-    model = ir.Model(graph, ir_version=frontend.ir_version, producer_name="porter", producer_version=__version__)
-    report: dict[str, int] = {}
-    for name in frontend.passes:
-        if name not in passes():
-            raise TargetError(f"{frontend.name}: no pass is called '{name}'", known_names(name, passes()))
-        step = passes()[name](frontend)
-        step(model)
-        if isinstance(step, Lower):
-            report = step.report(model)
-    check(inferred(model), frontend)
-    return model, report
 
 
 def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], dict[str, int]]:
@@ -124,7 +101,12 @@ def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], di
         bind_graph(graph, work.files, output)
         for reference in work.references:
             point(graph, reference.place, reference.file.name, output)
-        model, counts = lower(graph, work.target.frontend)
+        try:
+            model, counts = lower(graph, work.target.frontend)
+        except TargetError as error:
+            if work.shape is None:
+                error.hint += "; graphs of fixed sizes need fewer operators: --shape"
+            raise
         found.append((phase, model))
         report.update(counts)
     return found, dict(report)
@@ -156,11 +138,11 @@ def _seal(folder: Path, manifest: dict[str, Any], signer: Signer | None, name: s
         signer.sign(folder, manifest, name)
 
 
-def _script(folder: Path, script: str | None) -> list[dict[str, Any]]:
+def _script(folder: Path, text: str | None) -> list[dict[str, Any]]:
     """compile.sh, which may be run; no file where there is no script."""
-    if script is None:
+    if text is None:
         return []
-    entry = write_file(folder, "compile.sh", script.encode())
+    entry = write_file(folder, "compile.sh", text.encode())
     (folder / "compile.sh").chmod((folder / "compile.sh").stat().st_mode | 0o111)
     return [entry]
 

@@ -235,6 +235,32 @@ def print_inspection(result: Mapping[str, Any]) -> None:
     print_pairs(f"{result['kind']}: {escape(result['path'])}", facts)
 
 
+def say(line: str) -> None:
+    """A line of another program's log."""
+    err().print(_line(line), soft_wrap=True, markup=False)
+
+
+def print_compilation(result: Mapping[str, Any]) -> None:
+    """What the vendor's tool made of a port; or the commands, where it is not here or none is needed."""
+    title = f"{escape(result['port'])} for {escape(result['target'])}"
+    if result["script"] is None:
+        out().print(f"{title}: nothing to compile, {result['frontend']} takes the graph as it is", soft_wrap=True)
+    elif result["missing"]:
+        absent = ", ".join(tool.removeprefix("python:") for tool in result["missing"])
+        out().print(f"{title}: not compiled, {absent} is not installed here. On the device's host:", soft_wrap=True)
+        out().print(f"sh {escape(result['port'])}/{result['script']}", soft_wrap=True)
+        out().print("which runs", soft_wrap=True)
+        for command in result["commands"]:
+            out().print(escape(command), soft_wrap=True)
+    else:
+        rows: list[list[object]] = [
+            [p["file"], step["graph"], size(p["bytes"]), p["sha256"][:16], f"{step['seconds']:.1f} s"]
+            for step in result["steps"]
+            for p in step["products"]
+        ]
+        print_rows(f"{title}: compiled", ["file", "from", "size", "SHA-256", "time"], rows)
+
+
 def size(count: float) -> str:
     """Bytes as a person reads them."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from porter.render import number, out, print_pairs, print_rows
+from porter.render import STATUS, number, out, print_pairs, print_rows
 
 SHORT = {
     "float32": "fp32",
@@ -102,3 +102,20 @@ def _way_in(f: Mapping[str, Any]) -> dict[str, object]:
 
 def _sourced(text: str, source: str | None) -> str:
     return f"{text}  [{source}]" if source else text
+
+
+def print_coverage(result: Mapping[str, Any]) -> None:
+    """For each front end what became of which families; why something is refused stands below."""
+    kinds = ("ok", "expanded", "refused")
+    rows: list[list[object]] = []
+    for name in result["frontends"]:
+        cells = [cell for cell in result["cells"] if cell["frontend"] == name]
+        found = [", ".join(c["family"] for c in cells if c["status"] == kind) for kind in kinds]
+        rows.append([name + (" (assumed)" if cells[0]["assumed"] else ""), *(text or "-" for text in found)])
+    print_rows("families by front end", ["front end", *kinds], rows)
+    words = "ok: some functions are the vendor's own operators; expanded: all of it is in operators of the standard"
+    out().print(words, soft_wrap=True)
+    for cell in result["cells"]:
+        if cell["status"] == "refused":
+            why = f"{cell['family']} on {cell['frontend']}: {cell['reason']}"
+            out().print(f"[{STATUS['fail']}]refused[/] {escape(why)}", soft_wrap=True)

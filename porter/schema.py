@@ -18,8 +18,8 @@ def schema_of(op_type: str) -> onnx.defs.OpSchema:
     return onnx.defs.get_schema(op_type, OPSET, "")
 
 
-def since_version(op_type: str, opset: int) -> int | None:
-    """The version that a standard operator has at an opset; None where that has none of this name."""
+def since(op_type: str, opset: int) -> int | None:
+    """The opset at which a standard operator became what it is at this one; None where it was not there yet."""
     return int(onnx.defs.get_schema(op_type, opset, "").since_version) if onnx.defs.has(op_type, opset, "") else None
 
 

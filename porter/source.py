@@ -102,6 +102,11 @@ class Source:
             return None
         return reason or self.quantized.idle.get(name)
 
+    def recorded(self) -> Iterator[tuple[str, float]]:
+        """What activations reached while the original ran, where the checkpoint keeps it: scale's name, peak."""
+        for name, code in self.quantized.recorded.items():
+            yield name, float(np.abs(self.checkpoint.read(name).astype(np.float64)).max(initial=0)) * code
+
     def form(self, name: str) -> Quantization | None:
         """How the codes of a tensor are laid out; None where it is stored as floats, or otherwise than that can say."""
         packed = self.quantized.weights.get(name)

@@ -54,6 +54,14 @@ def sign(port: Path) -> None:
     (port / "porter.json").write_text(json.dumps(manifest))
 
 
+def digests_hold(port: Path) -> None:
+    """Every file is what the manifest says."""
+    manifest = json.loads((port / "porter.json").read_text())
+    for entry in [e for part in ("graphs", "weights", "files") for e in manifest[part]]:
+        data = (port / entry["file"]).read_bytes()
+        assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest()), entry["file"]
+
+
 def flip(path: Path, byte: int, bit: int = 0) -> None:
     """Flips one bit of a file; nobody signs for it."""
     data = bytearray(path.read_bytes())

@@ -26,10 +26,11 @@ FLOORS = """
 5  render_targets
 5  render
 4  inspect verify
-4  catalogue port
+4  catalogue compilation coverage port
 3  executors sign
-3  manifest recipe
-3  order
+3  manifest
+3  order recipe
+3  lowering
 3  census model package passes
 2  families target
 1  weights
@@ -59,6 +60,7 @@ DOORS = {
         "package",
         "order",
         "weights",
+        "lowering",
         "recipe",
         "manifest",
         "port",

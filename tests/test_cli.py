@@ -56,12 +56,14 @@ OPTIONS = {
         JSON: ("bool", False),
     },
     "inspect": {"PATH": ("Path", MUST), JSON: ("bool", False)},
-    "targets": {"NAME": ("str | None", None), JSON: ("bool", False)},
+    "compile": {"PORT": ("Path", MUST), "--sign": ("pathlib.Path | None", None), JSON: ("bool", False)},
+    "targets": {"NAME": ("str | None", None), "--coverage": ("bool", False), JSON: ("bool", False)},
 }
 FIELDS = {
     "convert": "port target frontend family dtype graphs weights lowering seconds peak_rss_bytes",
     "verify": "passed levels greedy_match max_abs_error cosine kl seconds",
     "inspect": "family model_type parameters active_parameters layers cache_bytes_per_token_per_layer",
+    "compile": "port target frontend compiled missing commands steps",
     "targets": "targets",
 }
 ESCAPE = "\x1b"
@@ -72,6 +74,7 @@ def arguments(command: str, checkpoint: Path, port: Path, new: Path) -> list[obj
         "convert": ["convert", checkpoint, "--target", "onnxruntime-cpu", "-o", new],
         "verify": ["verify", port, "--against", checkpoint, "--level", "weights"],
         "inspect": ["inspect", port],
+        "compile": ["compile", port],
         "targets": ["targets"],
     }[command]
 

@@ -12,6 +12,7 @@ import numpy as np
 import packing
 import pytest
 import tiny
+import torch
 from command import run
 
 from porter.checkpoint import open_checkpoint
@@ -191,3 +192,38 @@ def test_codes_of_the_form_that_is_asked_for_cost_nothing_more(
     assert found.code == 0
     (steps,) = [c for c in found.json()["levels"][0]["checks"] if c["name"] == "steps from a number to its code"]
     assert steps["value"] == 0
+
+
+# ------------------------------------------------------------------------------ activations that were recorded
+
+DOWN = "model.layers.1.mlp.down_proj"
+
+
+def with_peak(folder: Path, peak: float) -> Path:
+    """Static FP8 activations, one of which reached `peak` while the original was calibrated."""
+    tiny.edit_tensors(folder, add={f"{DOWN}.input_scale": torch.tensor([peak / 448])})
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["input_activations"] = {"num_bits": 8, "type": "float", "dynamic": False, "strategy": "tensor"}
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(("peak", "dtype"), [(60000.0, "float16"), (70000.0, "bfloat16"), (70000.0, "float32")])
+def test_activations_that_fit_the_dtype_are_no_obstacle(
+    peak: float, dtype: str, quantized: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    folder = with_peak(quantized("llama", "float8-rows"), peak)
+    arguments = ["convert", folder, "--target", "ascend-910b", "-o", tmp_path / "port", "--dtype", dtype, "--json"]
+    assert run(*arguments).code == 0
+
+
+def test_activations_beyond_float16_are_refused_by_name(quantized: Callable[[str, str], Path], tmp_path: Path) -> None:
+    folder = with_peak(quantized("llama", "float8-rows"), 70000.0)
+    refusal = run(
+        "convert", folder, "--target", "ascend-910b", "-o", tmp_path / "port", "--dtype", "float16", "--json"
+    ).refusal()
+    assert f"by '{DOWN}.input_scale' activations reached 7e+04, which float16 cannot hold" in refusal
+    assert "--dtype bfloat16" in refusal
+    assert not (tmp_path / "port").exists()

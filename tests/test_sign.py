@@ -347,3 +347,23 @@ def test_a_port_that_is_gone_on_with_is_signed_only_if_asked(
     assert list(tmp_path.rglob(SIGNATURE))
     assert convert(llama, tmp_path / "port").json()["signature"] is None
     assert not (tmp_path / "port" / SIGNATURE).exists()
+
+
+# ------------------------------------------------------------------ a signed port that is compiled
+
+
+def test_compiling_a_signed_port_signs_it_anew(
+    llama: Path, keys: tuple[Path, Path], public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, atc = tmp_path / "port", tmp_path / "bin" / "atc"
+    arguments = ["convert", llama, "--target", "ascend-910b4", "-o", port, "--shape", "context=32", "--sign", keys[0]]
+    assert run(*arguments).code == 0
+    atc.parent.mkdir()
+    atc.write_text("#!/bin/sh\necho compiled > decode.om\n")
+    atc.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{atc.parent}:/usr/bin:/bin")
+    refusal = run("compile", port, "--json").refusal()
+    assert "is signed, and compiling adds to it" in refusal
+    assert verify(port, llama, public).code == 0, "nothing was changed"
+    assert run("compile", port, "--sign", keys[0]).code == 0
+    assert verify(port, llama, public).code == 0

@@ -58,16 +58,17 @@ domain = "own"
 version = 1
 inputs = ["x", "gamma"]
 outputs = ["y"]
-attributes = { mode = 1 }
+attributes = { mode = "int" }
+required = ["mode"]
 dtypes = { x = ["floats"] }
 source = "a page"
 meaning = "Norm (x, gamma) => (y) { y = Mul (x, gamma) }"
 
 [[mapping]]
 function = "RMSNorm"
-operator = "own::Norm"
-inputs = ["x", "weight"]
 when = { epsilon = 1e-6 }
+dtypes = { x = ["floats"] }
+body = "(x, weight) => (y) { y = own.Norm <mode = 1> (x, weight) }"
 reason = "epsilon is fixed"
 source = "a page"
 
@@ -160,11 +161,60 @@ def test_a_custom_operator_is_known_by_domain_and_its_inputs_by_name_or_position
 
 def test_a_mapping_applies_at_exactly_its_values_as_onnx_stores_them(tmp_path: Path) -> None:
     (mapping,) = frontend(tmp_path).mappings
-    assert mapping.applies({"epsilon": 1e-6, "other": 3})
-    assert mapping.applies({"epsilon": 9.999999974752427e-07})
-    assert not mapping.applies({"epsilon": 1e-5})
-    assert not mapping.applies({"epsilon": 1.000001e-6})
-    assert not mapping.applies({})
+    given = {"x": "float32", "weight": "float32"}
+    assert mapping.applies({"epsilon": 1e-6, "other": 3}, given)
+    assert mapping.applies({"epsilon": 9.999999974752427e-07}, given)
+    assert not mapping.applies({"epsilon": 1e-5}, given)
+    assert not mapping.applies({"epsilon": 1.000001e-6}, given)
+    assert not mapping.applies({}, given)
+
+
+def test_a_mapping_applies_at_exactly_the_inputs_of_its_signature_and_its_dtypes(tmp_path: Path) -> None:
+    (mapping,) = frontend(tmp_path).mappings
+    at = {"epsilon": 1e-6}
+    assert mapping.applies(at, {"x": "float16", "weight": "int8"}), "nothing is said of the weight's dtype"
+    assert not mapping.applies(at, {"x": "bfloat16", "weight": "float32"})
+    assert not mapping.applies(at, {"x": "float32"})
+    assert not mapping.applies(at, {"x": "float32", "weight": "float32", "bias": "float32"})
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds", "fails"),
+    [
+        ("{ a = { at_most = 512, multiple_of = 16 } }", {"a": 512}, [{"a": 528}, {"a": 510}, {"a": None}, {}]),
+        ("{ a = { at_least = 2 } }", {"a": 2}, [{"a": 1}, {"a": "two"}]),
+        ('{ a = { equals = "b" } }', {"a": 3, "b": 3}, [{"a": 3, "b": 4}, {"a": 3}, {"b": 3}, {"a": None, "b": None}]),
+        ('{ a = "softmax", b = 1 }', {"a": "softmax", "b": 1}, [{"a": "sigmoid", "b": 1}, {"a": "softmax", "b": 2}]),
+    ],
+)
+def test_a_condition_is_a_value_bounds_or_another_attribute(
+    tmp_path: Path, condition: str, holds: dict[str, object], fails: list[dict[str, object]]
+) -> None:
+    (mapping,) = frontend(tmp_path, FRONTEND.replace("{ epsilon = 1e-6 }", condition)).mappings
+    given = {"x": "float32", "weight": "float32"}
+    assert mapping.applies(holds, given)
+    assert not any(mapping.applies(other, given) for other in fails)
+
+
+def test_a_body_is_spelled_with_the_call_s_attributes(tmp_path: Path) -> None:
+    text = FRONTEND.replace("<mode = 1> (x", "<mode = @a, part = @a/2, e = @e, layout = @s> (x")
+    (mapping,) = frontend(tmp_path, text).mappings
+    given = {"epsilon": 1e-6, "a": 6, "e": 1e-6, "s": "BNSD"}
+    assert '<mode = 6, part = 3, e = 1e-06, layout = "BNSD"> (x' in mapping.spelled(given)
+    assert mapping.applies(given, {"x": "float32", "weight": "float32"})
+    assert not mapping.applies(given | {"a": None}, {"x": "float32", "weight": "float32"}), "there is nothing to write"
+    with pytest.raises(TargetError, match="a is 7, which 2 does not divide"):
+        mapping.spelled(given | {"a": 7})
+
+
+def test_a_custom_operator_says_how_many_inputs_it_takes(tmp_path: Path) -> None:
+    def counts(inputs: str) -> tuple[int, ...]:
+        text = FRONTEND.replace('inputs = ["x", "gamma"]', f"inputs = {inputs}")
+        return frontend(tmp_path, text).custom_operators["own::Norm"].input_counts
+
+    assert counts('["x", "gamma"]') == (2,)
+    assert counts('["x", "gamma", "?a", "?b"]') == (2, 3, 4)
+    assert counts('["x", "gamma", "?a", "?b"]\ninput_counts = [2, 4]') == (2, 4)
 
 
 def test_what_is_not_stated_is_unknown(tmp_path: Path) -> None:
@@ -249,13 +299,26 @@ BAD_FRONTENDS = {
     ),
     "dtypes of no input": ("dtypes = { x", "dtypes = { z", "dtypes names no input: 'z'", "known: gamma, x"),
     "custom operator of ONNX": ('domain = "own"', 'domain = "ai.onnx"', "domain is 'ai.onnx'", "[operators]"),
-    "attribute that is a table": ("mode = 1", "mode = { a = 1 }", "mode is {'a': 1}", "a number"),
-    "mapping to nothing": (
-        '"own::Norm"', '"own::Nrom"',
-        "'own::Nrom' is not defined", "did you mean 'own::Norm'",
+    "attribute of no kind": ('mode = "int"', 'mode = "integer"', "mode is 'integer'", "int, float, string, ints"),
+    "required attribute that is not read": ('["mode"]', '["moed"]', "names no attribute: 'moed'", "mean 'mode'"),
+    "count that cannot be": (
+        'outputs = ["y"]', 'outputs = ["y"]\ninput_counts = [1]',
+        "input_counts is [1]", "names 2 inputs, the first 2",
     ),
-    "mapping without meaning": ("meaning =", "#", "'own::Norm' has no meaning", "nothing can be proved"),
-    "mapping with too few inputs": ('["x", "weight"]', '["x"]', "are 1, 'own::Norm' has 2", "x, gamma"),
+    "mapping to nothing": (
+        "own.Norm", "own.Nrom",
+        "names 'own::Nrom', which is not defined", "did you mean 'own::Norm'",
+    ),
+    "mapping to the standard": ("own.Norm <mode = 1>", "Mul", "names no operator of the vendor", "npu.NPURmsNorm"),
+    "mapping without meaning": ("meaning =", "#", "which has no meaning", "nothing can be proved"),
+    "mapping without signature": ("(x, weight) => (y) {", "{", "body has no signature", "without its name"),
+    "dtypes of no input of a mapping": (
+        '{ x = ["floats"] }\nbody', '{ z = ["floats"] }\nbody',
+        "dtypes names no input: 'z'", "weight, x",
+    ),
+    "condition that is none": ("{ epsilon = 1e-6 }", "{ epsilon = { below = 1 } }", "called 'below'", "at_most"),
+    "condition that is a list": ("{ epsilon = 1e-6 }", "{ epsilon = [1] }", "epsilon is [1]", "a table of"),
+    "bound that is no number": ("= 1e-6 }", '= { at_most = "1" } }', "at_most is '1'", "write a number"),
 }  # fmt: skip
 
 BAD_DEVICES = {

@@ -67,6 +67,7 @@ class GroupedQueryAttention(Module):
             key_dim=self.head_dim,
             value_dim=self.head_dim,
             scale=self.head_dim**-0.5,
+            one=step.one,
         )
         return self.o_proj(step, step.merge_heads(mixed, self.heads, self.head_dim)), [keys, values]
 

@@ -86,6 +86,7 @@ class AbsorbedHeads(Heads):
             key_dim=width,
             value_dim=width,
             scale=scale,
+            one=step.one,
         )
         mixed, _ = op.Split(mixed, graph.ints(self.latent, self.rope), axis=-1, outputs=2)  # [B, H, S, latent]
         mixed = op.Reshape(
@@ -125,6 +126,7 @@ class ExpandedHeads(Heads):
             key_dim=self.nope + self.rope,
             value_dim=self.value,
             scale=scale,
+            one=step.one,
         )
         return step.merge_heads(mixed, self.heads, self.value)
 

@@ -6,16 +6,26 @@ import onnx_ir as ir
 
 from porter.blocks.module import Module, Parameter
 from porter.blocks.step import Step
+from porter.dialect import QUANTIZED_LINEAR
 
 
 class Linear(Module):
-    """y = x @ weight.T, weight [out_features, in_features]: one Gemm with transB, so that no weight is transposed."""
+    """y = x @ weight.T, weight [out_features, in_features]: one Gemm with transB, so that no weight is transposed.
+
+    A weight of codes goes into the function of the dialect whole, since some front ends have an operator for both.
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         self.weight = Parameter((out_features, in_features), quantizable=True)
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
-        return step.graph.op.Gemm(x, self.weight.value(step.graph, step.dtype), transB=1)
+        form, stored = self.weight.quantization, self.weight.values(step.graph, step.dtype)
+        if form is None:
+            return step.graph.op.Gemm(x, *stored, transB=1)
+        outputs, inputs = self.weight.shape
+        return QUANTIZED_LINEAR(
+            step.graph, x, *stored, bits=form.bits, block=form.block, inputs=inputs, outputs=outputs
+        )
 
 
 class BiasedLinear(Linear):

@@ -10,9 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.blocks.step import Step
-from porter.dialect import DEQUANTIZE
 from porter.errors import GraphError
-from porter.graph import Graph, cast
+from porter.graph import Graph
 from porter.quantize import Quantization, Stored
 
 Storage = Literal["port", "float32"]
@@ -34,13 +33,9 @@ class Parameter:
     quantization: Quantization | None = None
 
     def value(self, graph: Graph, dtype: ir.DataType) -> ir.Value:
-        """Its numbers in `graph`, with `dtype` the port's: the initializer, or what its codes mean, rounded once."""
-        stored = self.values(graph, dtype)
-        if self.quantization is None:
-            return stored[0]
-        form = self.quantization
-        wide = DEQUANTIZE(graph, *stored, bits=form.bits, block=form.block, shape=self.shape)
-        return cast(graph, wide, self.dtype(dtype))
+        """The initializer in `graph` of a weight that is no codes, with `dtype` the port's."""
+        (value,) = self.values(graph, dtype)
+        return value
 
     def values(self, graph: Graph, dtype: ir.DataType) -> list[ir.Value]:
         """The initializers in `graph`, one for each stored tensor."""

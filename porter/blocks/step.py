@@ -30,6 +30,11 @@ class Step(ABC):
     _shapes: dict[tuple[Tokens, tuple[int, ...]], ir.Value] = field(default_factory=dict)
     _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
+    @property
+    def one(self) -> int:
+        """1 where it is known that every sequence has a single new token."""
+        return int(self.sizes.sequence == 1)
+
     def split_heads(self, x: ir.Value, heads: int, width: int) -> ir.Value:
         """[batch * sequence, heads * width] → [batch, heads, sequence, width]."""
         op = self.graph.op
@@ -128,8 +133,7 @@ class PositionedStep(Step):
         )  # [batch, 1, sequence, 1]
 
     def update(self, past: ir.Value, new: ir.Value) -> ir.Value:
-        one = int(self.sizes.sequence == 1)
-        return CACHE_WRITE(self.graph, past, new, self.position_ids, self._keys(), one=one)
+        return CACHE_WRITE(self.graph, past, new, self.position_ids, self._keys(), one=self.one)
 
     def _keys(self) -> ir.Value:
         """0 … context - 1."""

@@ -7,6 +7,7 @@ from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
 from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.experts import EXPERTS
 from porter.dialect.function import Body, Function
+from porter.dialect.linear import QUANTIZED_LINEAR
 from porter.dialect.norm import RMS_NORM
 from porter.dialect.rotary import ROTARY_EMBEDDING
 from porter.dialect.route import ROUTE
@@ -14,7 +15,18 @@ from porter.dialect.swiglu import SWIGLU
 
 FUNCTIONS: dict[str, Function] = {
     f.name: f
-    for f in (ATTENTION, CACHE_UPDATE, CACHE_WRITE, DEQUANTIZE, EXPERTS, RMS_NORM, ROTARY_EMBEDDING, ROUTE, SWIGLU)
+    for f in (
+        ATTENTION,
+        CACHE_UPDATE,
+        CACHE_WRITE,
+        DEQUANTIZE,
+        EXPERTS,
+        QUANTIZED_LINEAR,
+        RMS_NORM,
+        ROTARY_EMBEDDING,
+        ROUTE,
+        SWIGLU,
+    )
 }
 
 __all__ = [
@@ -24,6 +36,7 @@ __all__ = [
     "DEQUANTIZE",
     "EXPERTS",
     "FUNCTIONS",
+    "QUANTIZED_LINEAR",
     "RMS_NORM",
     "ROTARY_EMBEDDING",
     "ROUTE",

@@ -1,6 +1,6 @@
-"""Attention(q, k, v, mask) {heads, groups, key_dim, value_dim, scale}.
+"""Attention(q, k, v, mask) {heads, groups, key_dim, value_dim, scale, one}.
 
-q [B, H, S, D], k [B, G, T, D], v [B, G, T, V], mask bool [B, 1, S, T] → [B, H, S, V].
+q [B, H, S, D], k [B, G, T, D], v [B, G, T, V], mask bool [B, 1, S, T] → [B, H, S, V]; `one` where S is known to be 1.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def ATTENTION(
     key_dim: int,
     value_dim: int,
     scale: float,
+    one: int = 0,
 ) -> ir.Value:
     """softmax(q·k * scale where mask) · v → [B, H, S, V], softmax in float32.
 
@@ -34,10 +35,11 @@ def ATTENTION(
     """
     op = graph.op
     folded = heads != groups
+    unfold = folded and not one  # a single query's mask fits every head of its group as it is
     if folded:
         q = op.Reshape(q, graph.ints(0, groups, -1, key_dim))  # [B, G, H/G*S, D]
     scores = op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2]))  # [B, G, H/G*S, T]
-    if folded:
+    if unfold:
         scores = op.Reshape(scores, graph.ints(0, heads, -1, 0))  # [B, H, S, T]
     # the scale stays in float32: rounded to a narrow dtype it would be another model
     scores = op.Mul(cast(graph, scores, ir.DataType.FLOAT), graph.constant(scale, ir.DataType.FLOAT))
@@ -45,5 +47,6 @@ def ATTENTION(
     weights = cast(graph, op.Softmax(scores, axis=-1), element_type(v))
     if not folded:
         return op.MatMul(weights, v)
-    weights = op.Reshape(weights, graph.ints(0, groups, -1, 0))  # [B, G, H/G*S, T]
+    if unfold:
+        weights = op.Reshape(weights, graph.ints(0, groups, -1, 0))  # [B, G, H/G*S, T]
     return op.Reshape(op.MatMul(weights, v), graph.ints(0, heads, -1, value_dim))  # [B, H, S, V]

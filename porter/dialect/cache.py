@@ -41,7 +41,7 @@ def scatter_rows(
     op, (batch, groups, size) = graph.op, (width(cache, axis) for axis in (0, 1, 3))
 
     def rows() -> ir.Value:
-        numbers = op.Add(_starts(graph, batch, groups, places), op.Unsqueeze(positions, graph.ints(1)))  # [B, G, S]
+        numbers = op.Add(_starts(graph, batch, groups, places, 0), op.Unsqueeze(positions, graph.ints(1)))  # [B, G, S]
         return op.Reshape(numbers, graph.ints(-1, 1))  # [B * G * S, 1]
 
     numbers = graph.once(("rows", positions, places, groups), rows)
@@ -62,19 +62,19 @@ def gather_rows(
         hits = op.Cast(hits, to=ir.DataType.FLOAT)
         taken = op.Cast(op.ReduceMax(hits, axes=[2], keepdims=1), to=ir.DataType.BOOL)  # [B, C, 1]
         first = op.Unsqueeze(op.ArgMax(hits, axis=2, keepdims=0), graph.ints(1))  # [B, 1, C]
-        tokens = op.Gather(positions, graph.constant(0, ir.DataType.INT64), axis=0)  # [S]
-        return op.Unsqueeze(taken, graph.ints(1)), op.Add(_starts(graph, batch, groups, tokens), first)  # [B, G, C]
+        numbers = op.Add(_starts(graph, batch, groups, positions, 1), first)  # [B, G, C]
+        return op.Unsqueeze(taken, graph.ints(1)), numbers
 
     taken, numbers = graph.once(("meant", positions, places, groups), meant)
     rows = op.Gather(op.Reshape(new, graph.ints(-1, size)), numbers, axis=0)  # [B, G, C, D]
     return op.Where(taken, rows, cache)
 
 
-def _starts(graph: Graph, batch: int, groups: int, each: ir.Value) -> ir.Value:
-    """The number of the first row of each head, where a head has as many rows as the vector `each`: [B, G, 1]."""
-    heads, axes = np.arange(batch * groups).reshape(batch, groups, 1), graph.ints(0)
-    rows = each.shape[0] if each.shape is not None else None
+def _starts(graph: Graph, batch: int, groups: int, of: ir.Value, axis: int) -> ir.Value:
+    """The number of the first row of each head, where a head has as many rows as `of` is long: [B, G, 1]."""
+    heads = np.arange(batch * groups).reshape(batch, groups, 1)
+    rows = of.shape[axis] if of.shape is not None else None
     if isinstance(rows, int):
         return graph.constant(heads * rows, ir.DataType.INT64)
-    size = graph.op.Squeeze(graph.op.Shape(each), axes)
+    size = graph.op.Gather(graph.op.Shape(of), graph.constant(axis, ir.DataType.INT64), axis=0)  # scalar
     return graph.op.Mul(graph.constant(heads, ir.DataType.INT64), size)

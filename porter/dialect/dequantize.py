@@ -18,7 +18,7 @@ from porter.quantize import ZERO
 FLOAT = ir.DataType.FLOAT
 
 
-@function("Dequantize", FLOAT, needs=("DequantizeLinear",))
+@function("Dequantize", FLOAT, needs=("DequantizeLinear",), opset=13)  # axis came with 13
 def DEQUANTIZE(
     graph: Graph,
     codes: ir.Value,

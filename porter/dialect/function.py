@@ -25,11 +25,13 @@ class Body:
     """One way to spell a function in ONNX opset-17 core operators.
 
     `build(graph, *inputs, **attributes)` emits it; `needs` names the operators beyond the common ones that a front
-    end must have for it, `when` says of a call's attributes whether the body is meant for it.
+    end must have for it, and `opset` the one since which they can say what it says. `when` says of a call's attributes
+    whether the body is meant for it.
     """
 
     build: Build
     needs: tuple[str, ...] = ()
+    opset: int = 0
     when: Callable[[Mapping[str, Any]], bool] = always
 
 
@@ -59,11 +61,13 @@ class Function:
             raise GraphError(f"{self.name} takes {len(self.inputs)} inputs, not {len(inputs)}", f"in order: {expected}")
         return graph.call(self.name, inputs, [self._result_type(r, inputs) for r in self.results], attributes)
 
-    def alternative(self, *needs: str, when: Callable[[Mapping[str, Any]], bool] = always) -> Callable[[Build], Build]:
+    def alternative(
+        self, *needs: str, opset: int = 0, when: Callable[[Mapping[str, Any]], bool] = always
+    ) -> Callable[[Build], Build]:
         """Adds a body for front ends, or calls, that the earlier ones are not for."""
 
         def add(build: Build) -> Build:
-            self.bodies.append(Body(build, needs, when))
+            self.bodies.append(Body(build, needs, opset, when))
             return build
 
         return add
@@ -77,6 +81,11 @@ class Function:
     def attributes(self) -> tuple[str, ...]:
         """The names of the attributes."""
         return tuple(p.name for p in self._signature() if p.kind == p.KEYWORD_ONLY)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What an attribute is where a call leaves it out."""
+        return {p.name: p.default for p in self._signature() if p.kind == p.KEYWORD_ONLY and p.default is not p.empty}
 
     def _signature(self) -> list[inspect.Parameter]:
         return list(inspect.signature(self.bodies[0].build).parameters.values())
@@ -92,11 +101,12 @@ def function(
     name: str,
     *results: int | ir.DataType,
     needs: tuple[str, ...] = (),
+    opset: int = 0,
     when: Callable[[Mapping[str, Any]], bool] = always,
 ) -> Callable[[Build], Function]:
     """Declares a function of the dialect by its first body: `(graph, *inputs, *, attributes)` → its results."""
 
     def declare(build: Build) -> Function:
-        return Function(name, results or (0,), [Body(build, needs, when)])
+        return Function(name, results or (0,), [Body(build, needs, opset, when)])
 
     return declare

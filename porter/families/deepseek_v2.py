@@ -21,6 +21,7 @@ class Config(_latent.LatentConfig):
     """transformers' DeepseekV2Config. `norm_topk_prob` is in it, but its router never reads it, so neither do we."""
 
     aliases: ClassVar = {"num_experts": "n_routed_experts"}
+    example: ClassVar = {"num_experts_per_tok": 6}  # of DeepSeek-V2 and V2-Lite
 
     vocab_size: int = 102400
     topk_method: str = "greedy"

@@ -12,7 +12,7 @@ weight[n, k] = scale * (q[n, k] - zero). Source: the package's own compressors a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ PACKED, SHAPE, SCALE, ZERO, ORDER = (
 )
 REORDERED = ("group", "dynamic", True)  # what `actorder` says where groups are not neighbours
 IDLE = (".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point", ".k_scale", ".v_scale")
+LARGEST_FP8, LARGEST_INT8 = 448.0, 127.0
 NOT_QUANTIZED = "a port quantizes neither activations nor the cache"
 
 
@@ -110,7 +111,24 @@ def read(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> Quantized:
             raise FamilyError(message, f"one of the two was edited: {RELEASE}")
         weights[f"{module}.weight"] = _weight(checkpoint, module, _scheme_of(module, schemes))
     idle = {name: NOT_QUANTIZED for name in checkpoint.tensors if name.endswith(IDLE)}
-    return Quantized(f"compressed-tensors, {quantization['format']}", weights, idle)
+    recorded = {name: code for end, code in _codes(quantization) for name in idle if name.endswith(end)}
+    return Quantized(f"compressed-tensors, {quantization['format']}", weights, idle, recorded=recorded)
+
+
+def _codes(quantization: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The largest code of activations and caches whose scale was taken while the original ran: what they reached is the
+    product. Of several groups the least counts.
+    """
+    groups = quantization.get("config_groups")
+    asked = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+    for ends, schemes in (
+        ((".input_scale",), [group.get("input_activations") for group in asked]),
+        ((".output_scale",), [group.get("output_activations") for group in asked]),
+        ((".k_scale", ".v_scale"), [quantization.get("kv_cache_scheme")]),
+    ):
+        static = [s for s in schemes if isinstance(s, dict) and not s.get("dynamic") and s.get("num_bits") == 8]
+        codes = [LARGEST_FP8 if scheme.get("type") == "float" else LARGEST_INT8 for scheme in static]
+        yield from ((end, min(codes)) for end in ends if codes)
 
 
 def _modules(checkpoint: Checkpoint) -> list[str]:

@@ -57,6 +57,7 @@ class Quantized:
     weights: Mapping[str, Packed] = field(default_factory=dict)
     idle: Mapping[str, str] = field(default_factory=dict)  # stored tensors that no weight needs, and why
     idle_zeros: Mapping[str, str] = field(default_factory=dict)  # the same, where they hold nothing but zeros
+    recorded: Mapping[str, float] = field(default_factory=dict)  # scale of activations → the largest code that they had
 
     def parts(self) -> set[str]:
         """Every stored tensor that is a part of a weight."""

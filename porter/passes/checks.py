@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import onnx
 import onnx_ir as ir
 
 from porter.errors import TargetError, known_names
 from porter.graph import all_nodes
+from porter.passes.custom_checks import custom_operators
 from porter.passes.operator_rules import (
     gather_indices_non_negative,
     matmul_batch,
@@ -29,7 +29,7 @@ from porter.passes.size_rules import (
     no_zero_size_constants,
     static_shapes_only,
 )
-from porter.schema import since_version
+from porter.passes.taken import refusal
 from porter.target import Frontend
 
 Rule = Callable[[ir.Model, Frontend], Iterator[str]]
@@ -37,7 +37,7 @@ Rule = Callable[[ir.Model, Frontend], Iterator[str]]
 
 def check(model: ir.Model, frontend: Frontend) -> None:
     """Raises TargetError naming the node, the rule and its reason for the first rule that is broken."""
-    if (written := _opset(model)) != frontend.opset:
+    if (written := model.graph.opset_imports.get("", 0)) != frontend.opset:
         message = f"{frontend.name} takes opset {frontend.opset}, this graph is of opset {written}"
         raise TargetError(message, "its passes must end with one that writes that opset")
     for wanted in frontend.checks:
@@ -51,14 +51,13 @@ def check(model: ir.Model, frontend: Frontend) -> None:
 
 def known_operators(model: ir.Model, frontend: Frontend) -> Iterator[str]:
     """Every operator, with its types and ranks, is in the front end's table."""
-    opset = _opset(model)
+    opset = model.graph.opset_imports[""]
     assumed = ", of which no list is published: this one is assumed" if frontend.assumed else ""
     for node in all_nodes(model.graph):
-        since = 1 if node.domain else since_version(node.op_type, opset) or opset
-        refusal = frontend.takes(node.domain, node.op_type, since, _types(node, opset), _ranks(node))
-        if refusal is not None:
-            name = f"{node.domain}::{node.op_type}" if node.domain else f"{node.op_type} (opset {frontend.opset})"
-            yield f"{node.name}: {name}: {refusal}{assumed}"
+        refused = refusal(node, frontend, opset)
+        if refused is not None:
+            name = f"{node.domain}::{node.op_type}" if node.domain else f"{node.op_type} (opset {opset})"
+            yield f"{node.name}: {name}: {refused}{assumed}"
 
 
 def no_empty_names(model: ir.Model, frontend: Frontend) -> Iterator[str]:
@@ -93,6 +92,7 @@ RULES: Mapping[str, Rule] = {
     rule.__name__.replace("_", "-"): rule
     for rule in (
         known_operators,
+        custom_operators,
         no_empty_names,
         no_zero_size_constants,
         no_float64,
@@ -119,30 +119,3 @@ def _way_out(rule: str, model: ir.Model) -> str:
     inputs = [value.shape for value in model.graph.inputs if value.shape is not None]
     is_open = any(not isinstance(dimension, int) for shape in inputs for dimension in shape)
     return "; fixed sizes (--shape) ask for fewer operators" if rule == "known-operators" and is_open else ""
-
-
-def _opset(model: ir.Model) -> int:
-    return model.graph.opset_imports.get("", 0)
-
-
-def _types(node: ir.Node, opset: int) -> dict[str, str]:
-    """The dtype of each type parameter of the operator's schema, and of each input by position."""
-    types: dict[str, str] = {}
-    known = not node.domain and since_version(node.op_type, opset) is not None
-    formals = onnx.defs.get_schema(node.op_type, opset, "").inputs if known else []
-    for i, value in enumerate(node.inputs):
-        if value is None or value.dtype is None:
-            continue
-        name = _name(value.dtype)
-        types[f"input{i}"] = name
-        if formals:
-            types.setdefault(formals[min(i, len(formals) - 1)].type_str, name)
-    return types
-
-
-def _ranks(node: ir.Node) -> list[int]:
-    return [len(value.shape) for value in node.inputs if value is not None and value.shape is not None]
-
-
-def _name(dtype: ir.DataType) -> str:
-    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())

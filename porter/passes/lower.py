@@ -7,23 +7,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import onnx
-import onnx.parser
 import onnx_ir as ir
 
 from porter.dialect import FUNCTIONS, Body, Function
 from porter.errors import TargetError
-from porter.graph import DOMAIN, Graph, all_nodes
+from porter.graph import DOMAIN, Graph, all_nodes, replace
 from porter.passes import Pass
-from porter.schema import OPSET
-from porter.target import CustomOperator, OperatorMapping
+from porter.passes.inline import define, emit_body
+from porter.passes.taken import dtype_name, has
+from porter.target import OperatorMapping
+
+Values = dict[str, Any]  # the attributes of a call
 
 
 class Lower(Pass):
     """Leaves no node of the neutral dialect; `report` counts what became of the graph.
 
-    1. A function that a mapping of the front end covers, under the mapping's conditions, becomes the vendor's
-       operator; its documented meaning travels along as an ONNX function, so that the port runs anywhere.
+    1. A function that a mapping of the front end covers, under the mapping's conditions, becomes the mapping's body;
+       what the vendor documents of its operators travels along as ONNX functions, so that the port runs anywhere.
     2. Any other is replaced by the first of its bodies whose operators the front end has.
     """
 
@@ -33,10 +34,12 @@ class Lower(Pass):
         graph = Graph(model.graph)
         while calls := [n for n in all_nodes(model.graph) if n.domain == DOMAIN]:
             for node in calls:
-                if (mapping := self._mapping(node)) is not None:
-                    self._map(model, node, mapping)
+                function = _function(node)
+                attributes = {**function.defaults, **{name: a.value for name, a in node.attributes.items()}}
+                if (mapping := self._mapping(function, node, attributes)) is not None:
+                    self._map(model, graph, node, mapping, attributes)
                 else:
-                    self._expand(graph, node)
+                    self._expand(graph, node, function, attributes)
         model.graph.opset_imports.pop(DOMAIN, None)
         return ir.passes.PassResult(model, modified=bool(self.mapped or self.expanded))
 
@@ -45,52 +48,38 @@ class Lower(Pass):
         kept = sum(1 for node in all_nodes(model.graph) if node.domain == "")
         return {"kept": kept, "mapped": self.mapped.total(), "expanded": self.expanded.total()}
 
-    def _mapping(self, node: ir.Node) -> OperatorMapping | None:
-        values = {name: attribute.value for name, attribute in node.attributes.items()}
+    def _mapping(self, function: Function, node: ir.Node, attributes: Values) -> OperatorMapping | None:
+        given = zip(function.inputs, node.inputs, strict=False)
+        dtypes = {name: dtype_name(value.dtype) for name, value in given if value is not None}
         for mapping in self.frontend.mappings:
-            if mapping.function == node.op_type and mapping.applies(values):
+            if mapping.function == function.name and mapping.applies(attributes, dtypes):
                 return mapping
         return None
 
-    def _map(self, model: ir.Model, node: ir.Node, mapping: OperatorMapping) -> None:
-        operator = self.frontend.custom_operators[mapping.operator]
+    def _map(self, model: ir.Model, graph: Graph, node: ir.Node, mapping: OperatorMapping, attributes: Values) -> None:
         names = FUNCTIONS[node.op_type].inputs
         inputs = [node.inputs[names.index(name)] for name in mapping.inputs]
-        new = ir.Node(
-            operator.domain, operator.name, inputs, ir.convenience.convert_attributes(dict(operator.attributes)),
-            num_outputs=len(operator.outputs), name=node.name,
-        )  # fmt: skip
-        for value, name in zip(new.outputs, operator.outputs, strict=True):
-            value.name = f"{node.name}.{name}"  # every output has a name: parsers connect empty ones
-        assert isinstance(node.graph, ir.Graph)
-        node.graph.insert_before(node, new)
-        _replace(node, list(new.outputs)[: len(node.outputs)])
-        _define(model, operator)
-        self.mapped[operator.identifier] += 1
+        with graph.before(node):
+            results = emit_body(graph, self.frontend, mapping, attributes, [v for v in inputs if v is not None])
+        replace(node, results)
+        for identifier in mapping.operators:
+            define(model, self.frontend.custom_operators[identifier])
+        self.mapped[", ".join(mapping.operators)] += 1
 
-    def _expand(self, graph: Graph, node: ir.Node) -> None:
-        function = FUNCTIONS.get(node.op_type)
-        if function is None:
-            raise TargetError(
-                f"{node.name}: the dialect has no function '{node.op_type}'", "write the graph through porter.dialect"
-            )
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        body = self._body(function, node, attributes)
+    def _expand(self, graph: Graph, node: ir.Node, function: Function, attributes: Values) -> None:
         inputs = [*node.inputs, *[None] * (len(function.inputs) - len(node.inputs))]
         with graph.before(node):
-            results = body.build(graph, *inputs, **attributes)
-        _replace(node, list(results) if isinstance(results, tuple) else [results])
+            results = self._body(function, node, attributes).build(graph, *inputs, **attributes)
+        replace(node, list(results) if isinstance(results, tuple) else [results])
         self.expanded[node.op_type] += 1
 
-    def _body(self, function: Function, node: ir.Node, attributes: dict[str, Any]) -> Body:
+    def _body(self, function: Function, node: ir.Node, attributes: Values) -> Body:
         lacking = []
         for body in (body for body in function.bodies if body.when(attributes)):
-            missing = [
-                op for op in body.needs if not self.frontend.has(op, onnx.defs.get_schema(op, OPSET).since_version)
-            ]
-            if not missing:
+            missing = [op for op in body.needs if not has(self.frontend, op)]
+            if not missing and self.frontend.opset >= body.opset:
                 return body
-            lacking += missing
+            lacking += missing or [f"opset {body.opset}"]
         needed = ", ".join(sorted(set(lacking)))
         raise TargetError(
             f"{node.name}: {self.frontend.name} takes no body of {function.name}: it lacks {needed}",
@@ -98,26 +87,12 @@ class Lower(Pass):
         )
 
 
-def _replace(node: ir.Node, results: list[ir.Value]) -> None:
-    """Puts the results in the node's place; they take over its values' names, so that what is watched stays named."""
-    for old, new in zip(node.outputs, results, strict=True):
-        if old.shape is not None:
-            new.shape = old.shape
-        if old.type is not None:
-            new.type = old.type
-        name, old.name = old.name, None
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        new.name = name
-    assert isinstance(node.graph, ir.Graph)
-    node.graph.remove(node, safe=True)
-
-
-def _define(model: ir.Model, operator: CustomOperator) -> None:
-    if operator.meaning is None:
-        raise TargetError(f"{operator.identifier} has no meaning", "write what it computes into the front end's TOML")
-    meaning = ir.serde.deserialize_function(onnx.parser.parse_function(operator.meaning))
-    model.functions.setdefault(meaning.identifier(), meaning)
-    model.graph.opset_imports[operator.domain] = operator.version
+def _function(node: ir.Node) -> Function:
+    if node.op_type not in FUNCTIONS:
+        raise TargetError(
+            f"{node.name}: the dialect has no function '{node.op_type}'", "write the graph through porter.dialect"
+        )
+    return FUNCTIONS[node.op_type]
 
 
 PASS = Lower

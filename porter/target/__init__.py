@@ -8,16 +8,8 @@ from pathlib import Path
 
 from porter.errors import TargetError, known_names
 from porter.target.compile import Compile
-from porter.target.data import (
-    Check,
-    CustomOperator,
-    Device,
-    Frontend,
-    Link,
-    OperatorMapping,
-    Row,
-    Target,
-)
+from porter.target.custom import CustomOperator, OperatorMapping
+from porter.target.data import Check, Device, Frontend, Link, Row, Target
 from porter.target.device import read_device
 from porter.target.folder import shipped
 from porter.target.frontend import read_frontend

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from porter.errors import known_names
 from porter.target.table import Table
 
-PLACEHOLDERS = ("model", "output", "soc", "input_shape", "input_shapes", "gears", "chip", "dtype")
+PLACEHOLDERS = ("model", "output", "soc", "input_shape", "input_shapes", "gears", "dtype")
 GEARS_PLACEHOLDERS = ("dynamic_dims",)
 
 

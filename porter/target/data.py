@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ctypes import c_float
 from dataclasses import dataclass
 from typing import Literal
 
 from porter.target.compile import Compile
-
-STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+from porter.target.custom import STANDARD_DOMAINS, CustomOperator, OperatorMapping
 
 
 @dataclass(frozen=True)
@@ -26,40 +24,6 @@ class Row:
 
     def holds_at(self, version: int) -> bool:
         return any(low <= version <= high for low, high in self.opsets)
-
-
-@dataclass(frozen=True)
-class CustomOperator:
-    """An operator of the vendor's own; `meaning` is what it computes, an ONNX function in text form."""
-
-    name: str
-    domain: str
-    version: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, object]  # written on every node: a vendor's defaults change
-    dtypes: Mapping[str, frozenset[str]]
-    source: str
-    meaning: str | None
-
-    @property
-    def identifier(self) -> str:
-        return f"{self.domain}::{self.name}"
-
-
-@dataclass(frozen=True)
-class OperatorMapping:
-    """A function of the neutral dialect that is a custom operator, for some values of its attributes."""
-
-    function: str
-    operator: str
-    inputs: tuple[str, ...]  # of the function, in the operator's order
-    when: Mapping[str, object]
-    reason: str
-    source: str
-
-    def applies(self, attributes: Mapping[str, object]) -> bool:
-        return all(name in attributes and _same(value, attributes[name]) for name, value in self.when.items())
 
 
 @dataclass(frozen=True)
@@ -208,10 +172,3 @@ def _opset_refusal(rows: tuple[Row, ...], version: int) -> str:
     ranges = sorted(span for row in rows for span in row.opsets)
     known = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
     return f"known only at opsets {known}, not {version}"
-
-
-def _same(stated: object, found: object) -> bool:
-    """Compare as ONNX stores them: a float is a float32, so 1e-6 comes back as 9.999999974752427e-07."""
-    if isinstance(stated, float) and isinstance(found, int | float):
-        return c_float(stated).value == c_float(found).value
-    return stated == found

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
 from porter.errors import known_names
 from porter.target.compile import read_compile
-from porter.target.data import STANDARD_DOMAINS, Check, CustomOperator, Frontend, OperatorMapping
-from porter.target.dtypes import FLOATS, Groups, read_groups, read_types
+from porter.target.custom import read_custom_operators, read_mappings
+from porter.target.data import Check, Frontend
+from porter.target.dtypes import FLOATS, read_groups
 from porter.target.operators import read_notes, read_operators
 from porter.target.table import Table, refuse_twice
 
@@ -37,7 +37,7 @@ def frontend_of(table: Table) -> Frontend:
     table.only(KEYS)
     groups = read_groups(table.table("dtype_groups"))
     operators = read_operators(table, groups)
-    customs = _custom_operators(table.tables("custom_operator"), groups)
+    customs = read_custom_operators(table.tables("custom_operator"), groups)
     return Frontend(
         name=table.need("name", str),
         title=table.need("title", str),
@@ -59,7 +59,7 @@ def frontend_of(table: Table) -> Frontend:
         assumed="operators" not in table,
         operator_notes=read_notes(table.table("operator_notes"), operators),
         custom_operators=customs,
-        mappings=_mappings(table.tables("mapping"), customs),
+        mappings=read_mappings(table.tables("mapping"), customs, groups),
         compile=read_compile(table.table("compile")) if "compile" in table else None,
         notes=table.texts("notes") if "notes" in table else (),
         sources=table.sources(FACTS),
@@ -118,68 +118,3 @@ def _checks(tables: list[Table]) -> tuple[Check, ...]:
         refuse_twice(table, check.name, checks)
         checks[check.name] = check
     return tuple(checks.values())
-
-
-def _custom_operators(tables: list[Table], groups: Groups) -> dict[str, CustomOperator]:
-    found: dict[str, CustomOperator] = {}
-    for table in tables:
-        table.only(field.name for field in fields(CustomOperator))
-        operator = CustomOperator(
-            name=table.need("name", str),
-            domain=table.need("domain", str),
-            version=table.need("version", int),
-            inputs=table.texts("inputs"),
-            outputs=table.texts("outputs"),
-            attributes=_values(table.table("attributes")),
-            dtypes=read_types(table.table("dtypes"), groups),
-            source=table.need("source", str),
-            meaning=table.get("meaning", str),
-        )
-        if operator.domain in STANDARD_DOMAINS:
-            raise table.refusal("domain", f"is '{operator.domain}'", "operators of ONNX stand in [operators]")
-        for name in operator.dtypes:
-            if name not in operator.inputs:
-                raise table.refusal("dtypes", f"names no input: '{name}'", known_names(name, operator.inputs))
-        refuse_twice(table, operator.identifier, found)
-        found[operator.identifier] = operator
-    return found
-
-
-def _mappings(tables: list[Table], customs: Mapping[str, CustomOperator]) -> tuple[OperatorMapping, ...]:
-    mappings: list[OperatorMapping] = []
-    for table in tables:
-        table.only(field.name for field in fields(OperatorMapping))
-        mapping = OperatorMapping(
-            function=table.need("function", str),
-            operator=table.need("operator", str),
-            inputs=table.texts("inputs"),
-            when=_values(table.table("when")),
-            reason=table.need("reason", str),
-            source=table.need("source", str),
-        )
-        _refuse_unusable(table, mapping, customs)
-        if any(other.function == mapping.function and other.when == mapping.when for other in mappings):
-            hint = "say it once, or tell them apart in 'when': the first would always be used"
-            raise table.refusal("function", f"'{mapping.function}' is mapped twice", hint)
-        mappings.append(mapping)
-    return tuple(mappings)
-
-
-def _refuse_unusable(table: Table, mapping: OperatorMapping, customs: Mapping[str, CustomOperator]) -> None:
-    name, operator = mapping.operator, customs.get(mapping.operator)
-    if operator is None:
-        hint = f"a mapping leads to a custom_operator of the same file; {known_names(name, customs)}"
-        raise table.refusal("operator", f"'{name}' is not defined", hint)
-    if operator.meaning is None:
-        hint = "a port runs on ONNX Runtime by the meaning: without it nothing can be proved"
-        raise table.refusal("operator", f"'{name}' has no meaning", hint)
-    if len(mapping.inputs) != len(operator.inputs):
-        hint = f"name one for each of: {', '.join(operator.inputs)}"
-        raise table.refusal("inputs", f"are {len(mapping.inputs)}, '{name}' has {len(operator.inputs)}", hint)
-
-
-def _values(table: Table) -> dict[str, object]:
-    for name, value in table.data.items():
-        if any(type(one) not in (int, float, str) for one in (value if isinstance(value, list) else [value])):
-            raise table.refusal(name, f"is {value!r}", "an attribute is a number, a text, or a list of these")
-    return dict(table.data)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from porter.errors import TargetError
 from porter.target.data import Device, Frontend
+from porter.target.device import FACTS as DEVICE_FACTS
 from porter.target.device import device_of
-from porter.target.frontend import frontend_of, read_frontend
+from porter.target.frontend import FACTS as FRONTEND_FACTS
+from porter.target.frontend import KEYS, frontend_of
 from porter.target.table import Table
 
 INLINE = "frontend"  # front ends inside a device's file: [frontend], or [[frontend]] for several
 
-ONLY_FRONTENDS = ("opset", "opset_range", "opset_rule", "ir_version")  # keys that no device has
+NOT_GIVEN = "not given"
+PLAIN_IR_VERSION = 8  # of ONNX 1.12, the first release with the opset that porter writes
+PASSES = ("lower", "respell", "set_opset")
+KNOWN_OPERATORS = {"name": "known-operators", "reason": "its table does not have it", "source": NOT_GIVEN}
+
+ONLY_FRONTENDS = KEYS - {field.name for field in fields(Device)}
 
 
 def is_path(name: str) -> bool:
@@ -29,7 +37,7 @@ def open_own(path: Path, shipped: Mapping[str, Frontend]) -> tuple[Device, Mappi
     """
     table = Table.open(path)
     if any(key in table for key in ONLY_FRONTENDS):
-        frontend = frontend_of(table)
+        frontend = frontend_of(_filled(table))
         return _unknown(frontend), {frontend.name: frontend}
     inline = _inline(table)
     named = table.texts("frontends") if table.data.get("frontends") else ()
@@ -41,13 +49,46 @@ def open_own(path: Path, shipped: Mapping[str, Frontend]) -> tuple[Device, Mappi
     data = {key: value for key, value in table.data.items() if key != INLINE}
     if inline:
         data["frontends"] = [*inline, *named]
-    device = device_of(Table(table.where, data), known)
+    data = {"title": data.get("name"), "vendor": "unknown", **data}
+    device = device_of(_with_sources(Table(table.where, data), DEVICE_FACTS), known)
     return device, {name: known[name] for name in device.frontends}
 
 
 def open_frontend(path: Path) -> Frontend:
     """A front end that is called by its path, whatever its file is called."""
-    return frontend_of(Table.open(path))
+    return frontend_of(_filled(Table.open(path)))
+
+
+def _filled(table: Table) -> Table:
+    """A front end as its owner wrote it, with what is left out as the plainest reader of ONNX would have it.
+
+    What porter ships says all of this, and where it was read; of one's own nobody is asked for a source.
+    """
+    opset = table.only(KEYS).need("opset", int)
+    plain = {
+        "title": table.data.get("name"),
+        "vendor": "unknown",
+        "opset_range": [opset, opset],
+        "opset_rule": "since_version",
+        "ir_version": PLAIN_IR_VERSION,
+        "dtypes": ["float32"],
+        "minimum_past": 0,
+        "shapes": ["dynamic", "static"],
+        "passes": list(PASSES),
+        "check": [KNOWN_OPERATORS],
+    }
+    return _with_sources(Table(table.where, {**plain, **table.data}), FRONTEND_FACTS)
+
+
+def _with_sources(table: Table, facts: Iterable[str]) -> Table:
+    """The table with a source for every fact that is stated."""
+    given = dict(table.table("sources").data)
+    sources = {fact: given.pop(fact, NOT_GIVEN) for fact in facts if fact in table}
+    variants = {
+        name: _with_sources(table.table("variants").table(name), facts).data for name in table.table("variants")
+    }
+    more: dict[str, object] = {"variants": variants} if variants else {}
+    return Table(table.where, {**table.data, "sources": {**given, **sources}, **more})
 
 
 def _inline(table: Table) -> dict[str, Frontend]:
@@ -55,7 +96,7 @@ def _inline(table: Table) -> dict[str, Frontend]:
     tables = [table.table(INLINE)] if isinstance(found, dict) else table.tables(INLINE)
     frontends: dict[str, Frontend] = {}
     for one in tables:
-        frontend = frontend_of(one)
+        frontend = frontend_of(_filled(one))
         if frontend.name in frontends:
             raise one.refusal("name", f"'{frontend.name}' stands there twice", "two front ends have two names")
         frontends[frontend.name] = frontend
@@ -67,7 +108,7 @@ def _beside(path: Path, name: str) -> Frontend | None:
         raise TargetError(f"{path}: frontends names '{name}', a path", "write the name; its file lies beside this one")
     for folder in (path.parent, path.parent.parent / "frontends"):
         if (folder / f"{name}.toml").is_file() and not (folder / f"{name}.toml").samefile(path):
-            return read_frontend(folder / f"{name}.toml")
+            return open_frontend(folder / f"{name}.toml")
     return None
 
 

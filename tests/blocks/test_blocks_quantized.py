@@ -67,7 +67,7 @@ def test_a_network_of_codes_is_the_network_of_what_they_mean(name: str, dtype: s
     given = feeds(plain, tokens(2, 5))
     expected = run(lowered(built(plain, weights)), given)
     model = filled(network, weights | codes, dtype)
-    assert {node.op_type for node in model.graph if node.domain == DOMAIN} >= {"Dequantize"}
+    assert {node.op_type for node in model.graph if node.domain == DOMAIN} >= {"QuantizedLinear"}
     given = {n: a.astype(dtype) if a.dtype == np.float32 else a for n, a in given.items()}
     got = run(lowered(model), given)
     assert error(got["logits"], expected["logits"]) < {"float32": 1e-5, "float16": 0.05}[dtype]

@@ -53,8 +53,8 @@ def causal(n: Sizes, padding: int = 0) -> np.ndarray:
     return mask
 
 
-def computed(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
-    sizes = {"heads": q.shape[1], "groups": k.shape[1], "key_dim": q.shape[-1], "value_dim": v.shape[-1]}
+def computed(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scale: float, one: int = 0) -> np.ndarray:
+    sizes = {"heads": q.shape[1], "groups": k.shape[1], "key_dim": q.shape[-1], "value_dim": v.shape[-1], "one": one}
     return compute(lambda graph, *inputs: ATTENTION(graph, *inputs, **sizes, scale=scale), q, k, v, mask)
 
 
@@ -70,6 +70,13 @@ def test_it_is_the_softmax_of_what_the_mask_leaves(dtype: str, sizes: Sizes) -> 
     got = computed(q, k, v, causal(sizes), 0.3)
     assert got.dtype == dtype
     assert error(got, attention(q, k, v, causal(sizes), 0.3)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("sizes", [n for n in SIZES if n.sequence == 1], ids=lambda n: "-".join(map(str, n)))
+def test_a_single_query_needs_less_and_gets_the_same(sizes: Sizes) -> None:
+    q, k, v = queries_keys_values("float32", sizes)
+    mask = causal(sizes, padding=sizes.total // 2)
+    assert np.array_equal(computed(q, k, v, mask, 0.3, one=1), computed(q, k, v, mask, 0.3))
 
 
 def test_keys_behind_the_mask_do_not_matter() -> None:

@@ -25,6 +25,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "CacheWrite": {"one": 1},
     "Dequantize": {"bits": 8, "shape": (3, 4)},
     "Experts": {"top_k": 2},
+    "QuantizedLinear": {"bits": 8, "inputs": 4, "outputs": 3},
     "RMSNorm": {"epsilon": 1e-6},
     "RotaryEmbedding": {"interleaved": 1, "dim": 6},
     "Route": {"experts": 8, "scoring": "sigmoid", "top_k": 2, "normalize": 1, "epsilon": 1e-20, "scale": 2.5}
@@ -48,6 +49,8 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
         case "Experts":
             x, gate_up, down = normals(dtype, (3, 4), (8, 10, 4), (8, 4, 5))
             return [x, *normals("float32", (3, 2)), experts, gate_up, down]
+        case "QuantizedLinear":
+            return [*normals(dtype, (2, 4)), np.ones((3, 4), np.int8), *normals("float32", (3,))]
         case "RMSNorm":
             return normals(dtype, (3, 4), (4,))
         case "RotaryEmbedding":

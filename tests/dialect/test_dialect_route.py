@@ -101,3 +101,24 @@ def test_normalised_weights_sum_to_the_scale(normalize: int) -> None:
     (logits,) = normals("float32", (6, 8))
     weights, _ = computed(logits, None, GROUPED | {"experts": 8, "normalize": normalize})
     assert np.allclose(weights.sum(-1), 2.5, rtol=1e-6) == bool(normalize)
+
+
+def by_body(number: int, arrays: list[np.ndarray], rule: dict[str, Any]) -> list[np.ndarray]:
+    """What one body computes: the first has TopK, the second finds the best in rounds."""
+    bias = (lambda values: values) if len(arrays) == 2 else (lambda values: (*values, None))
+    return compute(lambda graph, *values: ROUTE.bodies[number].build(graph, *bias(values), **rule), *arrays)
+
+
+@pytest.mark.parametrize("levels", [None, 3, 1], ids=["no ties", "ties", "all the same"])
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+@pytest.mark.parametrize("name", RULES)
+def test_without_topk_the_choice_is_the_same_number_for_number(name: str, biased: bool, levels: int | None) -> None:
+    """Of equals both take the one with the lower index."""
+    rule = RULES[name]
+    logits, bias = normals("float32", (40, rule["experts"]), (rule["experts"],))
+    if levels is not None:
+        logits, bias = np.round(logits * (levels - 1) / 2), np.zeros_like(bias)
+    arrays = [logits, bias] if biased else [logits]
+    (weights, experts), (other_weights, other) = (by_body(number, arrays, rule) for number in (0, 1))
+    assert np.array_equal(other, experts)
+    assert np.array_equal(other_weights, weights) or error(other_weights, weights) < 1e-6

@@ -117,8 +117,45 @@ def own_function(graph: Graph, x: ir.Value) -> ir.Value:
     return graph.op.Relu(x)
 
 
+PROMPT = {"num_heads": 2, "input_layout": "BNSD", "pre_tokens": 9, "next_tokens": 9, "scale_value": 0.5}
+PROMPT |= {"num_key_value_heads": 2, "inner_precise": 0}
+
+
+def vendor(name: str, inputs: int, outputs: int = 1, **attributes: object) -> Callable[[Graph, ir.Value], ir.Value]:
+    """A node of an operator of the vendor's, with x as often as it is asked for."""
+
+    def build(graph: Graph, x: ir.Value) -> ir.Value:
+        results = graph.call(name, [x] * inputs, [FLOAT] * outputs, attributes, "npu")
+        return results[0] if outputs > 1 else results
+
+    return build
+
+
+BROKEN_VENDOR = [
+    (vendor("NPURmsNorm", 2, 2, epsilon=1e-5), r"npu::NPURmsNorm writes the attribute 'epsilon', which .*reads none"),
+    (vendor("NPURmsNorm", 3, 2), "npu::NPURmsNorm has 3 inputs, where its parser takes 2"),
+    (vendor("NPURmsNorm", 2, 3), "npu::NPURmsNorm has 3 outputs of 2"),
+    *(
+        (vendor("NPUPromptFlashAttention", n, **PROMPT), f"has {n} inputs, where its parser takes 3, 5, 7, 9, 12")
+        for n in (4, 6, 13)
+    ),
+    *(
+        (
+            vendor("NPUPromptFlashAttention", 5, **{key: value for key, value in PROMPT.items() if key != name}),
+            f"NPUPromptFlashAttention does not write the attribute '{name}', which must be there",
+        )
+        for name in ("pre_tokens", "num_heads", "inner_precise")
+    ),
+    (
+        vendor("NPUPromptFlashAttention", 5, **PROMPT | {"scale_value": 1}),
+        "writes the attribute 'scale_value' as int, where its parser reads float",
+    ),
+    (vendor("NPURotaryPositionEmbedding", 3), "does not write the attribute 'mode'"),
+]
+
 BROKEN = [
     ("known-operators", unknown, r"Sin: Sin \(opset 17\): unknown operator"),
+    *(("custom-operators", build, says) for build, says in BROKEN_VENDOR),
     ("no-empty-names", unnamed, "TopK has an input or output without a name"),
     ("no-zero-size-constants", empty, "has no elements"),
     ("no-float64", double, "Cast gives float64"),
@@ -145,13 +182,16 @@ RANKS = {broadcast: 4, vector: 2, cut_vector: 1, by_data: 2}
 @pytest.mark.parametrize(("rule", "build", "says"), BROKEN)
 def test_a_rule_fires(rule: str, build: Callable[..., ir.Value], says: str) -> None:
     model, frontend = graph_of(build, RANKS.get(build, 3)), only(rule)
+    if rule == "custom-operators":
+        frontend = only(rule, "cann-atc")
     if rule == "batch-one":
         model.graph.inputs[0].shape = ir.Shape([2, 4, 6])
     if rule == "model-under-limit":
         frontend = replace(frontend, max_model_bytes=64)
     if build is own_function:
         add_function(model)
-    if build not in (unnamed, axes_as_input):  # ONNX itself takes an output without a name, and opset 17 no such axes
+    # ONNX itself takes an output without a name, and opset 17 no such axes; of vendors it knows nothing
+    if build not in (unnamed, axes_as_input) and rule != "custom-operators":
         model = inferred(model)
     with pytest.raises(TargetError, match=says) as refusal:
         check(model, frontend)
@@ -209,6 +249,11 @@ def test_a_rule_is_silent_on_a_sound_graph(rule: str) -> None:
         model = onnx_run.built(onnx_run.latent() if rule != "no-data-dependent-shapes" else onnx_run.dense())
     Lower(frontends()["onnxruntime-musa"])(model)
     check(inferred(model), only(rule))
+
+
+def test_a_sound_node_of_a_vendor_s_operator_is_passed() -> None:
+    for build in (vendor("NPUPromptFlashAttention", 5, **PROMPT), vendor("NPURmsNorm", 2, 2)):
+        check(graph_of(build), only("custom-operators", "cann-atc"))
 
 
 def test_every_rule_has_a_graph_that_breaks_it() -> None:
