@@ -16,6 +16,7 @@ from porter.errors import PortError
 from porter.order import Order, Work, work_out
 from porter.package.execute import ahead
 from porter.package.stream import write_weights
+from porter.target import is_path
 
 TOKEN = "shared"  # beside the port to be; its content, by chance, is that of no other run
 SHARE = "checkpoint and port must lie on a file system that all nodes share, under the same paths everywhere"
@@ -37,7 +38,9 @@ def errands(work: Work, folder: Path, threads: int) -> list[Errand]:
     """One for each file of the plan, by absolute paths. Leaves the token that workers look for beside `folder`."""
     token = secrets.token_hex(16)
     (folder.parent / TOKEN).write_text(token)
-    order = replace(work.order, checkpoint=work.order.checkpoint.absolute())
+    named = (work.order.target, work.order.frontend)
+    target, frontend = (str(Path(name).absolute()) if name and is_path(name) else name for name in named)
+    order = replace(work.order, checkpoint=work.order.checkpoint.absolute(), target=str(target), frontend=frontend)
     agreement = work.agreement()
     return [Errand(order, agreement, folder.absolute(), token, n, threads) for n in range(len(work.files))]
 

@@ -29,6 +29,7 @@ __all__ = [
     "find_device",
     "find_target",
     "frontends",
+    "is_path",
 ]
 
 
