@@ -11,7 +11,7 @@ from porter.families import Family, families
 from porter.lowering import lower
 from porter.package.plan import DTYPES, bind_graph, plan_files
 from porter.shape import GROWING, Phase, Shape
-from porter.target import Frontend, find_target, frontends
+from porter.target import Frontend, find_device, frontends
 from porter.weights import Weight
 
 SCHEMA_VERSION = 1
@@ -27,9 +27,9 @@ def coverage(target: str | None = None, *, watch: Watch = lambda stage: None) ->
     `ok`: some of its functions are the vendor's own operators; `expanded`: all of it is operators of the standard;
     `refused`: with the reason. Raises TargetError for an unknown target.
     """
-    chosen = find_target(target).device.frontends if target else tuple(frontends())
+    chosen = find_device(target)[1] if target else frontends()
     rows = []
-    for frontend in (frontends()[name] for name in chosen):
+    for frontend in chosen.values():
         watch(f"lowering for {frontend.name}")
         rows += [_row(family, frontend) for family in families().values()]
     return {"schema_version": SCHEMA_VERSION, "families": list(families()), "frontends": list(chosen), "cells": rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from porter.errors import TargetError
@@ -21,7 +22,7 @@ PLAIN_IR_VERSION = 8  # of ONNX 1.12, the first release with the opset that port
 PASSES = ("lower", "respell", "set_opset")
 KNOWN_OPERATORS = {"name": "known-operators", "reason": "its table does not have it", "source": NOT_GIVEN}
 
-ONLY_FRONTENDS = ("opset", "opset_range", "opset_rule", "ir_version")  # keys that no device has
+ONLY_FRONTENDS = KEYS - {field.name for field in fields(Device)}
 
 
 def is_path(name: str) -> bool:
