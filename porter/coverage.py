@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from porter.weights import Weight
 
 SCHEMA_VERSION = 1
 LAYERS = 4  # enough for every kind of layer that a family has
-FIXED = Shape(1, (16,), (64,))  # where a front end takes nothing else
+FIXED = Shape(1, (16,), (64,))  # where a front end takes nothing else, or not with open sizes
 
 Watch = Callable[[str], None]
 
@@ -25,7 +25,9 @@ def coverage(target: str | None = None, *, watch: Watch = lambda stage: None) ->
     """Every family on every front end, or on those of one target; the result is what `--json` prints.
 
     `ok`: some of its functions are the vendor's own operators; `expanded`: all of it is operators of the standard;
-    `refused`: with the reason. Raises TargetError for an unknown target.
+    `refused`: with the reason. `shape` says for which sizes, where they must be fixed.
+
+    Raises TargetError for an unknown target.
     """
     chosen = find_device(target)[1] if target else frontends()
     rows = []
@@ -36,17 +38,23 @@ def coverage(target: str | None = None, *, watch: Watch = lambda stage: None) ->
 
 
 def _row(family: Family, frontend: Frontend) -> dict[str, Any]:
+    """What becomes of a family: in open sizes where the front end takes such, else in fixed ones."""
+    is_open = bool({"dynamic", "ranges"} & set(frontend.shapes))
     found = {"family": family.name, "frontend": frontend.name, "dtype": frontend.dtypes[0], "assumed": frontend.assumed}
+    for shape in (None, FIXED) if is_open else (FIXED,):
+        cell = _cell(family, frontend, GROWING if shape is None else shape.phases(gears=False))
+        if cell["status"] != "refused":
+            break
+    return found | {"shape": None if shape is None else str(shape), **cell}
+
+
+def _cell(family: Family, frontend: Frontend, phases: tuple[Phase, ...]) -> dict[str, Any]:
     try:
-        counts = [lower(*_graph(family, frontend, phase))[1] for phase in _phases(frontend)]
+        counts = [lower(*_graph(family, frontend, phase))[1] for phase in phases]
     except PorterError as error:
-        return found | {"status": "refused", "reason": error.message, "hint": error.hint}
+        return {"status": "refused", "reason": error.message, "hint": error.hint}
     total = {key: sum(count[key] for count in counts) for key in counts[0]}
-    return found | {"status": "ok" if total["mapped"] else "expanded", "lowering": total}
-
-
-def _phases(frontend: Frontend) -> Iterator[Phase]:
-    yield from GROWING if {"dynamic", "ranges"} & set(frontend.shapes) else FIXED.phases(gears=False)
+    return {"status": "ok" if total["mapped"] else "expanded", "lowering": total}
 
 
 def _graph(family: Family, frontend: Frontend, phase: Phase) -> tuple[Any, Frontend]:

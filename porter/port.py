@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from porter.errors import PortError, TargetError
+from porter.errors import PortError
 from porter.executors import find_executor
 from porter.lowering import lower
 from porter.manifest import SCHEMA_VERSION, describe
@@ -101,12 +101,7 @@ def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], di
         bind_graph(graph, work.files, output)
         for reference in work.references:
             point(graph, reference.place, reference.file.name, output)
-        try:
-            model, counts = lower(graph, work.target.frontend)
-        except TargetError as error:
-            if work.shape is None:
-                error.hint += "; graphs of fixed sizes need fewer operators: --shape"
-            raise
+        model, counts = lower(graph, work.target.frontend)
         found.append((phase, model))
         report.update(counts)
     return found, dict(report)

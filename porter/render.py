@@ -56,7 +56,7 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
 
 def print_rows(title: str, columns: list[str], rows: list[list[object]]) -> None:
     """A table to compare by."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])  # names stay whole, to be copied
     for row in rows:

@@ -110,8 +110,13 @@ def print_coverage(result: Mapping[str, Any]) -> None:
     rows: list[list[object]] = []
     for name in result["frontends"]:
         cells = [cell for cell in result["cells"] if cell["frontend"] == name]
-        found = [", ".join(c["family"] for c in cells if c["status"] == kind) for kind in kinds]
-        rows.append([name + (" (assumed)" if cells[0]["assumed"] else ""), *(text or "-" for text in found)])
+        found = [[c["family"] for c in cells if c["status"] == kind] for kind in kinds]
+        notes = ", ".join(
+            word
+            for word, is_so in {"assumed": cells[0]["assumed"], "fixed sizes": all(c["shape"] for c in cells)}.items()
+            if is_so
+        )
+        rows.append([name + (f" ({notes})" if notes else ""), *map(_families, found, [len(cells)] * len(kinds))])
     print_rows("families by front end", ["front end", *kinds], rows)
     words = "ok: some functions are the vendor's own operators; expanded: all of it is in operators of the standard"
     out().print(words, soft_wrap=True)
@@ -119,3 +124,7 @@ def print_coverage(result: Mapping[str, Any]) -> None:
         if cell["status"] == "refused":
             why = f"{cell['family']} on {cell['frontend']}: {cell['reason']}"
             out().print(f"[{STATUS['fail']}]refused[/] {escape(why)}", soft_wrap=True)
+
+
+def _families(names: list[str], count: int) -> str:
+    return f"all {count}" if len(names) == count else ", ".join(names) or "-"

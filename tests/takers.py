@@ -7,6 +7,7 @@ from porter.target import devices, find_target, frontends
 OPEN = sorted(name for name, found in frontends().items() if {"dynamic", "ranges"} & set(found.shapes))
 LISTED = [name for name in OPEN if not frontends()[name].assumed]  # graphs of open sizes ask for more than is assumed
 FED = {feed: name for name, device in reversed(devices().items()) for feed in device.frontends}
-# (device, front end), each front end once
+# (device, front end), each front end once: of those that take open sizes, and of all, which take fixed ones
 PAIRS = [(FED[feed], feed) for feed in LISTED if "float32" in find_target(FED[feed], feed).dtypes()]
+FIXED = [(FED[feed], feed) for feed in frontends() if "float32" in find_target(FED[feed], feed).dtypes()]
 DEVICES = sorted({device for device, feed in PAIRS if devices()[device].frontends[0] == feed})
