@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,20 +25,30 @@ OPERATORS = {f"{f.name} {o.identifier}": o for f in frontends().values() for o i
 MAPPINGS = [(f, m) for f in frontends().values() for m in f.mappings]
 NAMES = [f"{f.name}-{m.function}-{i}" for i, (f, m) in enumerate(MAPPINGS)]
 NPU = frontends()["cann-atc"].custom_operators
+MX = frontends()["migraphx"].custom_operators
 
 
-def run(operator: CustomOperator, inputs: Mapping[str, np.ndarray], **attributes: Any) -> list[np.ndarray]:
-    """Runs a model of one node, which is the operator, by its meaning."""
-    node = onnx.helper.make_node(
-        operator.name, list(inputs), operator.outputs, domain=operator.domain, name="node", **attributes
-    )
+def run(
+    operator: CustomOperator,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str] | None = None,
+    kernel: bool = False,
+    **attributes: Any,
+) -> list[np.ndarray]:
+    """Runs a model of one node, which is the operator, by its meaning: under another domain than its own, in which ONNX
+    Runtime may have a `kernel`, which comes first.
+    """
+    domain, outputs = operator.domain if kernel else "meant", outputs or operator.outputs
+    node = onnx.helper.make_node(operator.name, list(inputs), outputs, domain=domain, name="node", **attributes)
     declared = [
         onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in inputs.items()
     ]
-    graph = onnx.helper.make_graph([node], "one", declared, [onnx.ValueInfoProto(name=n) for n in operator.outputs])
-    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(operator.domain, operator.version)]
+    results_of = [onnx.ValueInfoProto(name=name) for name in outputs if name]
+    graph = onnx.helper.make_graph([node], "one", declared, results_of)
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(domain, operator.version)]
     meaning = onnx.parser.parse_function(operator.meaning)
+    meaning.domain = domain
     model = onnx.helper.make_model(graph, ir_version=8, opset_imports=opsets, functions=[meaning])
     options = onnxruntime.SessionOptions()  # without its own rewriting, which rounds float16 less often
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -293,6 +303,76 @@ def test_weight_quant_batch_matmul() -> None:
     expected = x.astype(np.float64) @ (codes.astype(np.float64) * scale.astype(np.float64))
     assert y.dtype == np.float16
     np.testing.assert_allclose(y, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+
+
+# --------------------------------------------------------------------------------- MIGraphX
+
+
+@pytest.mark.parametrize("kernel", [False, True], ids=["meaning", "kernel"])
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-6])
+def test_migraphx_norms(epsilon: float, kernel: bool) -> None:
+    """ONNX Runtime has a kernel for the second alone."""
+    x, skip = (array * np.float32(1e-3) for array in normals("float32", (3, 32), (3, 32)))
+    (gamma,) = normals("float32", (32,), seed=2)
+
+    def normed(x: np.ndarray) -> Any:
+        exact = x.astype(np.float64)
+        return exact / np.sqrt((exact**2).mean(-1, keepdims=True) + epsilon) * gamma
+
+    norm, skipping = (MX[f"com.microsoft::{name}SimplifiedLayerNormalization"] for name in ("", "Skip"))
+    (y,) = run(norm, {"x": x, "scale": gamma}, kernel=kernel, epsilon=epsilon)
+    np.testing.assert_allclose(y, normed(x), rtol=1e-5)
+    given = {"input": x, "skip": skip, "gamma": gamma}
+    y, total = run(skipping, given, ["output", "", "", "input_skip_bias_sum"], kernel=kernel, epsilon=epsilon)
+    np.testing.assert_allclose(y, normed(x + skip), rtol=1e-5)
+    assert np.array_equal(total, x + skip)
+
+
+@pytest.mark.parametrize("kernel", [False, True], ids=["meaning", "kernel"])
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_migraphx_rotary_embedding(interleaved: int, kernel: bool) -> None:
+    x, cos, sin = normals("float32", (2, 3, 5, 16), (9, 8), (9, 8))
+    positions = np.random.default_rng(0).integers(0, 9, (2, 5))
+    given = {"input": x, "position_ids": positions, "cos_cache": cos, "sin_cache": sin}
+    (y,) = run(MX["com.microsoft::RotaryEmbedding"], given, kernel=kernel, interleaved=interleaved)
+    wide = [
+        (np.repeat(t, 2, -1) if interleaved else np.concatenate((t, t), -1))[positions][:, None] for t in (cos, sin)
+    ]
+    np.testing.assert_allclose(y, x * wide[0] + turned(x, bool(interleaved)) * wide[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [False, True], ids=["meaning", "kernel"])
+@pytest.mark.parametrize("block", [16, 32, 128])
+def test_migraphx_mat_mul_n_bits(block: int, kernel: bool) -> None:
+    (x,) = normals("float32", (3, 256))
+    codes = np.random.default_rng(0).integers(0, 256, (6, 256 // block, block // 2)).astype(np.uint8)
+    scales = normals("float32", (6, 256 // block))[0] ** 2
+    given = {"A": x, "B": codes, "scales": scales}
+    (y,) = run(MX["com.microsoft::MatMulNBits"], given, kernel=kernel, K=256, N=6, bits=4, block_size=block)
+    numbers = (np.stack((codes & 15, codes >> 4), -1).reshape(6, -1, block).astype(np.float64) - 8) * scales[..., None]
+    np.testing.assert_allclose(y, x.astype(np.float64) @ numbers.reshape(6, 256).T, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [False, True], ids=["meaning", "kernel"])
+@pytest.mark.parametrize("groups", [4, 2])
+def test_migraphx_group_query_attention(groups: int, kernel: bool) -> None:
+    """A prompt in an empty buffer, then one token behind it: by the meaning, and by ONNX Runtime's kernel."""
+    operator, heads, size, places, rng = MX["com.microsoft::GroupQueryAttention"], 4, 8, 6, np.random.default_rng(5)
+    cache = [np.zeros((2, groups, places, size), np.float32) for _ in range(2)]
+    seen: list[np.ndarray] = [np.zeros((2, groups, 0, size), np.float32) for _ in range(2)]
+    for new, total in ((4, 4), (1, 5)):
+        q = rng.standard_normal((2, new, heads * size)).astype(np.float32)
+        k, v = (rng.standard_normal((2, new, groups * size)).astype(np.float32) for _ in range(2))
+        lengths, all_of_them = np.full(2, total - 1, np.int32), np.array([total], np.int32)
+        inputs = dict(zip(operator.inputs, (q, k, v, *cache, lengths, all_of_them), strict=False))
+        y, *cache = run(operator, inputs, kernel=kernel, num_heads=heads, kv_num_heads=groups, scale=0.4)
+        rows = [part.reshape(2, new, groups, size).swapaxes(1, 2) for part in (k, v)]
+        seen = [np.concatenate(parts, axis=2) for parts in zip(seen, rows, strict=True)]
+        hidden = ~np.tril(np.ones((new, total), bool), total - new)
+        wanted = attention(q.reshape(2, new, heads, size).swapaxes(1, 2), *seen, np.zeros(1), hidden, 0.4)
+        np.testing.assert_allclose(y, wanted.swapaxes(1, 2).reshape(2, new, -1), rtol=1e-4, atol=1e-5)
+        for got, expected in zip(cache, seen, strict=True):
+            np.testing.assert_array_equal(got[:, :, :total], expected)
 
 
 @pytest.mark.parametrize(
