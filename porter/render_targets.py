@@ -44,7 +44,9 @@ def print_target(result: Mapping[str, Any]) -> None:
     """One device with its variants and front ends, and where each fact was read."""
     print_pairs(f"{escape(result['title'])} ({escape(result['vendor'])})", _card(result))
     for name, card in result["variants"].items():
-        print_pairs(f"sold under the name: {escape(name)}", _card(card))
+        whole = _card(result)
+        own = {fact: text for fact, text in _card(card).items() if text != whole[fact]}
+        print_pairs(f"sold under the name: {escape(name)}", own)
     for note in result["notes"]:
         out().print(f"note: {escape(note)}", soft_wrap=True)
     if not result["frontends"]:
@@ -94,7 +96,9 @@ def _way_in(f: Mapping[str, Any]) -> dict[str, object]:
     told["custom operators"] = ", ".join(f["custom_operators"]) or "none"
     told |= {f"{name} asks": note for name, note in f["operator_notes"].items()}
     told |= {f"rule {c['name']}": _sourced(c["reason"], c["source"]) for c in f["checks"]}
-    told |= {f"maps {m['function']}": f"{m['operator']} when {m['when']}: {m['reason']}" for m in f["mappings"]}
+    for m in f["mappings"]:
+        when = "".join(f", {name} {_condition(stated)}" for name, stated in m["when"].items())
+        told[f"maps {m['function']}{when}"] = f"{', '.join(m['operators'])}: {m['reason']}"
     if f["compile"]:
         told["compiled by"] = _sourced(", ".join(f["compile"]["tools"]), f["compile"]["source"])
     return {**told, **{f"note {n}": note for n, note in enumerate(f["notes"], start=1)}}
@@ -102,6 +106,13 @@ def _way_in(f: Mapping[str, Any]) -> dict[str, object]:
 
 def _sourced(text: str, source: str | None) -> str:
     return f"{text}  [{source}]" if source else text
+
+
+def _condition(stated: object) -> str:
+    """A value, or bounds in words: at most 512, multiple of 16."""
+    if not isinstance(stated, Mapping):
+        return str(stated)
+    return " ".join(f"{bound.replace('_', ' ')} {limit}" for bound, limit in stated.items())
 
 
 def print_coverage(result: Mapping[str, Any]) -> None:

@@ -79,6 +79,23 @@ def arguments(command: str, checkpoint: Path, port: Path, new: Path) -> list[obj
     }[command]
 
 
+# ------------------------------------------------------------------ targets
+
+
+@pytest.mark.parametrize("name", [*devices(), "ascend-910b3"])
+def test_everything_that_is_known_of_a_target_is_told(name: str) -> None:
+    words, told = run("targets", name).out, run("targets", name, "--json").json()
+    flat = "".join(words.split())  # a table folds what is long
+    assert told["name"] == name
+    for frontend in told["frontends"]:
+        assert f"front end {frontend['name']}" in words
+        for check in frontend["checks"]:
+            assert "".join(check["reason"].split()[:4]) in flat
+        for mapping in frontend["mappings"]:
+            assert all(operator in flat for operator in mapping["operators"])
+    assert "unknown" in words or "TB/s" in words or "GB/s" in words
+
+
 # ------------------------------------------------------------------ options
 
 

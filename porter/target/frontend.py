@@ -11,6 +11,7 @@ from porter.target.compile import read_compile
 from porter.target.custom import read_custom_operators, read_mappings
 from porter.target.data import Check, Frontend
 from porter.target.dtypes import FLOATS, read_groups
+from porter.target.folder import shipped
 from porter.target.operators import read_notes, read_operators
 from porter.target.table import Table, refuse_twice
 
@@ -22,6 +23,7 @@ KEYS = (
     {field.name for field in fields(Frontend)} - {"checks", "custom_operators", "mappings"}
     | {"check", "custom_operator", "mapping", "dtype_groups"}
 )  # fmt: skip
+LIKE = "like"
 SHAPES = ("dynamic", "ranges", "gears", "static")
 
 
@@ -34,7 +36,7 @@ def read_frontend(path: Path) -> Frontend:
 
 def frontend_of(table: Table) -> Frontend:
     """A front end from its table, wherever that stands. Raises TargetError as `read_frontend` does."""
-    table.only(KEYS)
+    table = _whole(table.only({*KEYS, LIKE}))
     groups = read_groups(table.table("dtype_groups"))
     operators = read_operators(table, groups)
     customs = read_custom_operators(table.tables("custom_operator"), groups)
@@ -64,6 +66,22 @@ def frontend_of(table: Table) -> Frontend:
         notes=table.texts("notes") if "notes" in table else (),
         sources=table.sources(FACTS),
     )
+
+
+def _whole(table: Table) -> Table:
+    """What the table says, and for what it leaves out what the front end says that it is `like`."""
+    name = table.get(LIKE, str)
+    if name is None:
+        return table
+    known = {path.stem: path for path in shipped("frontends")}
+    if name not in known:
+        raise table.refusal(LIKE, f"names '{name}', which is none", known_names(name, known))
+    base = Table.open(known[name]).data
+    if LIKE in base:
+        raise table.refusal(LIKE, f"names '{name}', which is like another itself", "name that one")
+    sources = {**Table("", base).table("sources").data, **table.table("sources").data}
+    own = {key: value for key, value in table.data.items() if key != LIKE}
+    return Table(table.where, {**base, **own, "sources": sources})
 
 
 def _opset_range(table: Table) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from porter.target.data import Device, Frontend
 from porter.target.device import FACTS as DEVICE_FACTS
 from porter.target.device import device_of
 from porter.target.frontend import FACTS as FRONTEND_FACTS
-from porter.target.frontend import KEYS, frontend_of
+from porter.target.frontend import KEYS, LIKE, frontend_of
 from porter.target.table import Table
 
 INLINE = "frontend"  # front ends inside a device's file: [frontend], or [[frontend]] for several
@@ -22,7 +22,7 @@ PLAIN_IR_VERSION = 8  # of ONNX 1.12, the first release with the opset that port
 PASSES = ("lower", "respell", "set_opset")
 KNOWN_OPERATORS = {"name": "known-operators", "reason": "its table does not have it", "source": NOT_GIVEN}
 
-ONLY_FRONTENDS = KEYS - {field.name for field in fields(Device)}
+ONLY_FRONTENDS = {*KEYS, LIKE} - {field.name for field in fields(Device)}
 
 
 def is_path(name: str) -> bool:
@@ -64,7 +64,9 @@ def _filled(table: Table) -> Table:
 
     What porter ships says all of this, and where it was read; of one's own nobody is asked for a source.
     """
-    opset = table.only(KEYS).need("opset", int)
+    if LIKE in table.only({*KEYS, LIKE}):
+        return table  # it has all that the other says
+    opset = table.need("opset", int)
     plain = {
         "title": table.data.get("name"),
         "vendor": "unknown",
