@@ -24,7 +24,7 @@ test: $(READY)  ## everything but the slow suites
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-all: $(READY)  ## the slow suites too
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'slow or not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not toolchains'
 
 check: $(READY)  ## lint, format, strict types
 	$(BIN)/ruff check
