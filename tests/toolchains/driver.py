@@ -1,6 +1,6 @@
 """What every driver has in common: the command line, the child process that may abort, and the reading of its log.
 
-DRIVER MODEL.onnx INPUTS.npz OUTPUTS.npz [--target T] [--quantize Q] [--calibration MORE.npz …]
+DRIVER MODEL.onnx INPUTS.npz OUTPUTS.npz [--target T] [--quantize Q] [--calibration MORE.npz …] [--limit SECONDS]
 
 Exit code 0 says that the tool took the graph and OUTPUTS has what its simulator computed; 1 that it refused, with its
 reason in a line `refused: …`. The whole log is kept in OUTPUTS.log. Runs under the Python of the toolchain, 3.10 too.
@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +71,23 @@ def main(tool: Tool) -> NoReturn:
     log = arguments.outputs.with_suffix(".log")
     with log.open("w") as kept:
         child = subprocess.Popen(
-            [sys.executable, *sys.argv], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+            [sys.executable, *sys.argv],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that the tools it calls end with it
         )
         assert child.stdout is not None
+        watch = threading.Timer(arguments.limit, os.killpg, (child.pid, signal.SIGKILL))
+        watch.start()
         for raw in child.stdout:
             line = raw.decode(errors="replace")
             print(line, end="", flush=True)
             kept.write(line)
     code, text = child.wait(), log.read_text()
-    reason = refusal(tool.refusals, text)
+    expired = not watch.is_alive()
+    watch.cancel()
+    reason = f"no end after {arguments.limit} s" if expired else refusal(tool.refusals, text)
     if code or reason or not arguments.outputs.exists():
         arguments.outputs.unlink(missing_ok=True)
         print(f"refused: {reason or _last_words(text, code)}")
@@ -103,6 +112,7 @@ def _arguments(tool: Tool) -> argparse.Namespace:
     parser.add_argument("--target", default=tool.targets[0], choices=tool.targets)
     parser.add_argument("--quantize", default=tool.quantize[0], choices=tool.quantize)
     parser.add_argument("--calibration", type=Path, nargs="+", default=[])
+    parser.add_argument("--limit", type=float, default=600)
     return parser.parse_args()
 
 
