@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO := build/deepseek-v3-tiny-ascend-910b
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all test-toolchains toolchains check bench clean
 
 setup: $(READY)
 
@@ -25,6 +25,12 @@ test: $(READY)  ## everything but the slow suites
 
 test-all: $(READY)  ## the slow suites too
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not toolchains'
+
+toolchains: $(READY)  ## the vendors' compilers that need no hardware, an environment each under build/toolchains
+	$(BIN)/python tests/toolchains/setup.py
+
+test-toolchains: toolchains  ## compiles for them, and runs what they made in their simulators
+	$(BIN)/python -m pytest -m toolchains tests/toolchains
 
 check: $(READY)  ## lint, format, strict types
 	$(BIN)/ruff check
