@@ -234,13 +234,13 @@ LISTS = {
         "Where ScatterND ScatterElements Loop If Trilu HardSwish TopK",
         "LessOrEqual NonZero LSTM GRU",
     ),
-    "tpu-mlir": ("Loop If Reciprocal TopK ScatterND ScatterElements LessOrEqual", "CastLike Scan Size IsNaN ReduceL2"),
+    "tpu-mlir": ("If Reciprocal TopK ScatterND ScatterElements LessOrEqual", "CastLike Scan Size IsNaN ReduceL2 Loop"),
     "rknn-toolkit2": (
         "ScatterND LessOrEqual Sin Cos Reciprocal TopK Size",
-        "ScatterElements Loop Range CumSum GatherND Neg",
+        "ScatterElements Loop Range CumSum GatherND Neg Min If LayerNormalization",
     ),
     "nncase": ("ScatterND TopK LessOrEqual Trilu Range Neg Einsum", "Reciprocal ScatterElements NonZero Loop If"),
-    "ixrt": ("MatMul Softmax Where ScatterND If TopK", "NonZero Loop LessOrEqual Range"),
+    "ixrt": ("MatMul Softmax Where ScatterND TopK", "NonZero Loop LessOrEqual Range If"),
 }
 
 

@@ -27,7 +27,7 @@ TOOLCHAINS = ROOT / "build" / "toolchains"
 SEQUENCE, CONTEXT = 16, 32
 SHAPE = f"batch=1,sequence={SEQUENCE},context={CONTEXT}"
 ALLOWED = 10.0  # times the original's own error at the same dtype, as for porter verify
-CODES = 0.999  # the cosine that is asked of integers, which nothing of the original's has a measure for
+CODES = 0.98  # the cosine that is asked of integers, for which nothing of the original's is a measure: a route may flip
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,7 +60,9 @@ WAYS = (
     Way("canaan", "nncase", "canaan-k230", "cpu", "F32"),
     Way("canaan", "nncase", "canaan-k230", "k230", "INT16"),
 )
-MODELS = ("llama", "qwen3_moe", "deepseek absorbed", "deepseek expanded")
+MODELS = ("llama", "qwen3_moe", "deepseek_v3 absorbed", "deepseek_v3 expanded")
+TRAINED = "deepseek-v3-tiny"  # the sample, which is larger: for simulators that are quick
+CASES = [(way, model) for way in WAYS for model in (*MODELS, *([] if way.driver == "sophgo" else [TRAINED]))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +83,13 @@ class Told:
 
 @pytest.fixture(scope="session")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Told]:
-    """DeepSeek is the trained sample, and reads its reference prompt; the others are random."""
+    """The trained sample reads its reference prompt; the others are random, and so are their tokens."""
 
     @lru_cache
-    def make(name: str) -> Told:
-        if name.startswith("deepseek"):
-            folder = ROOT / "samples" / "deepseek-v3-tiny"
+    def make(model: str) -> Told:
+        name = model.partition(" ")[0]
+        if name == TRAINED:
+            folder = ROOT / "samples" / name
             ids = np.load(folder / "reference.npz")["prompt_ids"][None, : SEQUENCE + 1].astype(np.int64)
         else:
             folder = tiny.write_checkpoint(tmp_path_factory.mktemp(name), tiny.sample(name))
@@ -196,8 +199,7 @@ def samples(graph: Path, told: Told, count: int = 4) -> list[Arrays]:
     return found
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize(("way", "model"), CASES, ids=str)
 def test_a_port_compiles_and_computes_what_the_original_does(
     way: Way,
     model: str,
