@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from porter.target import Device, Frontend, devices, find_device
+from porter.target import Device, Frontend, Row, devices, find_device
 
 SCHEMA_VERSION = 1
 
@@ -58,6 +58,12 @@ def _facts(device: Device) -> dict[str, Any]:
     }
 
 
+def _row(row: Row) -> dict[str, Any]:
+    """One registration of an operator: the opsets, and the dtypes and ranks that are stated."""
+    types = {parameter: sorted(dtypes) for parameter, dtypes in row.types.items()}
+    return {"opsets": [list(span) for span in row.opsets], "types": types, "ranks": row.ranks}
+
+
 def _frontend(frontend: Frontend) -> dict[str, Any]:
     return {
         "name": frontend.name,
@@ -74,9 +80,11 @@ def _frontend(frontend: Frontend) -> dict[str, Any]:
         "max_model_bytes": frontend.max_model_bytes,
         "external_data": frontend.external_data,
         "operators": len(frontend.operators) if frontend.operators is not None else "the ONNX standard",
+        "operator_table": {name: [_row(row) for row in rows] for name, rows in (frontend.operators or {}).items()},
         "assumed": frontend.assumed,
         "operator_notes": dict(frontend.operator_notes),
         "custom_operators": sorted(frontend.custom_operators),
+        "custom_operator_sources": {name: o.source for name, o in sorted(frontend.custom_operators.items())},
         "mappings": [
             {"function": m.function, "operators": list(m.operators), "when": dict(m.when), "reason": m.reason}
             for m in frontend.mappings

@@ -443,6 +443,18 @@ def test_where_no_list_is_published_the_portable_one_is_assumed(tmp_path: Path) 
         frontend(tmp_path, text.replace('"portable"', '"portabel"').replace('operators = "a page"\n', ""))
 
 
+def test_a_front_end_may_be_like_another(tmp_path: Path) -> None:
+    base, text = frontends()["cann-atc"], 'name = "own"\nlike = "cann-atc"\ngears_limit = [2, 9]\n[sources]\n'
+    found = frontend(tmp_path, text + 'gears_limit = "a page"\n')
+    assert (found.name, found.gears_limit, base.gears_limit) == ("own", (2, 9), (2, 100))
+    assert (found.operators, found.mappings, found.checks) == (base.operators, base.mappings, base.checks)
+    with pytest.raises(TargetError, match="like names 'cann-act', which is none") as caught:
+        frontend(tmp_path, text.replace('"cann-atc"', '"cann-act"'))
+    assert caught.value.hint.startswith("did you mean 'cann-atc'?")
+    with pytest.raises(TargetError, match="which is like another itself"):
+        frontend(tmp_path, text.replace('"cann-atc"', '"cann-atc-950"'))
+
+
 # --------------------------------------------------------------------------------- one's own, by path
 
 

@@ -17,12 +17,9 @@ BIN = Path(sys.executable).parent
 def run(job: Job) -> Arrays:
     np.savez(job.folder / "inputs.npz", **job.inputs)
     shapes = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in job.graph.input]
-    _tool(
-        job,
-        "model_transform",
-        *("--model_name", "m", "--model_def", str(job.model), "--mlir", "m.mlir"),
-        *("--input_shapes", str(shapes), "--test_input", "inputs.npz", "--test_result", "top.npz"),
-    )
+    # Without --test_input: its own comparison squares what a mask hides, overflows, and calls it FAILED.
+    model = ("--model_name", "m", "--model_def", str(job.model), "--mlir", "m.mlir", "--input_shapes", str(shapes))
+    _tool(job, "model_transform", *model)
     calibrated = ["--calibration_table", _calibrate(job)] if job.quantize == "INT8" else []
     _tool(
         job,
@@ -32,7 +29,7 @@ def run(job: Job) -> Arrays:
     )
     with (BIN.parent / "simulator.lock").open("w") as lock:  # it links the library of the chip's model into its package
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _tool(job, "model_runner", "--input", "m_in_f32.npz", "--model", "m.bmodel", "--output", "simulated.npz")
+        _tool(job, "model_runner", "--input", "inputs.npz", "--model", "m.bmodel", "--output", "simulated.npz")
     with np.load(job.folder / "simulated.npz") as simulated:
         print("simulated:", {name: simulated[name].shape for name in simulated.files})
         return dict(zip(job.output_names, _in_order(job, dict(simulated)), strict=True))
@@ -74,7 +71,6 @@ if __name__ == "__main__":
             quantize=("F32", "F16", "BF16", "INT8"),
             refusals=(
                 "Op not support|[Uu]nsupport|not support",
-                r"\[FAILED\]",  # its own comparison of what it read with ONNX Runtime
                 "error: ",
                 r"^\w+(?:Error|Exception): ",
                 "AssertionError|Assertion .* failed",
