@@ -50,7 +50,7 @@ def scatter_rows(
     return op.Reshape(written, graph.ints(batch, groups, -1, size))
 
 
-@CACHE_WRITE.alternative("ArgMax")
+@CACHE_WRITE.alternative()
 def gather_rows(
     graph: Graph, cache: ir.Value, new: ir.Value, positions: ir.Value, places: ir.Value, *, one: int
 ) -> ir.Value:
@@ -61,13 +61,26 @@ def gather_rows(
         hits = op.Equal(op.Unsqueeze(places, graph.ints(1)), op.Unsqueeze(positions, graph.ints(1)))  # [B, C, S]
         hits = op.Cast(hits, to=ir.DataType.FLOAT)
         taken = op.Cast(op.ReduceMax(hits, axes=[2], keepdims=1), to=ir.DataType.BOOL)  # [B, C, 1]
-        first = op.Unsqueeze(op.ArgMax(hits, axis=2, keepdims=0), graph.ints(1))  # [B, 1, C]
+        last, countdown = _countdown(graph, positions)
+        first = op.Sub(last, op.ReduceMax(op.Mul(hits, countdown), axes=[2], keepdims=0))  # [B, C]
+        first = op.Unsqueeze(op.Cast(first, to=ir.DataType.INT64), graph.ints(1))  # [B, 1, C]
         numbers = op.Add(_starts(graph, batch, groups, positions, 1), first)  # [B, G, C]
         return op.Unsqueeze(taken, graph.ints(1)), numbers
 
     taken, numbers = graph.once(("meant", positions, places, groups), meant)
     rows = op.Gather(op.Reshape(new, graph.ints(-1, size)), numbers, axis=0)  # [B, G, C, D]
     return op.Where(taken, rows, cache)
+
+
+def _countdown(graph: Graph, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """S - 1, and the numbers from there down to 0 in float32, in which they are exact: the first hit counts most."""
+    op, count = graph.op, positions.shape[1] if positions.shape is not None else None
+    if isinstance(count, int):
+        numbers = range(count - 1, -1, -1)
+        return graph.constant(count - 1, ir.DataType.FLOAT), graph.constant(numbers, ir.DataType.FLOAT)
+    one, minus = graph.constant(1, ir.DataType.INT64), graph.constant(-1, ir.DataType.INT64)
+    last = op.Sub(op.Gather(op.Shape(positions), one, axis=0), one)
+    return op.Cast(last, to=ir.DataType.FLOAT), op.Cast(op.Range(last, minus, minus), to=ir.DataType.FLOAT)
 
 
 def _starts(graph: Graph, batch: int, groups: int, of: ir.Value, axis: int) -> ir.Value:
