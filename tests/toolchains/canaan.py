@@ -52,9 +52,11 @@ if __name__ == "__main__":
             refusals=(
                 "Not Supported Onnx op",
                 "NotSupportedException",
+                "Only The Expr Have CheckedType",
                 "Unhandled exception",
                 "[A-Za-z]+Exception:",
                 "RuntimeError",
+                "Process terminated",
             ),
             environment={
                 "DOTNET_ROOT": str(SITE / "dnv/net/runtime/.net"),

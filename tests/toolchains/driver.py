@@ -97,7 +97,7 @@ def main(tool: Tool) -> NoReturn:
 
 def refusal(expressions: Sequence[str], text: str) -> str | None:
     """The first line that the most telling expression finds, without colours and bars of progress."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "\n")
+    plain = re.sub(r"[^\n]*it/s\]|\r", "\n", re.sub(r"\x1b\[[0-9;]*m", "", text))
     for expression in expressions:
         if found := re.search(f"^.*(?:{expression}).*$", plain, re.MULTILINE):
             return found.group().strip()
