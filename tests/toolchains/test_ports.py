@@ -54,8 +54,6 @@ class Way:
 WAYS = (
     Way("sophgo", "tpu-mlir", "sophgo-bm1684x", "bm1684x", "F32"),
     Way("sophgo", "tpu-mlir", "sophgo-bm1684x", "bm1684x", "F16"),
-    Way("sophgo", "tpu-mlir", "sophgo-bm1688", "bm1688", "BF16"),
-    Way("sophgo", "tpu-mlir", "sophgo-bm1690", "bm1690", "F16"),
     Way("rockchip", "rknn-toolkit2", "rockchip-rk3588", "rk3588", "F16"),
     Way("canaan", "nncase", "canaan-k230", "cpu", "F32"),
     Way("canaan", "nncase", "canaan-k230", "k230", "INT16"),
