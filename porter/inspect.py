@@ -80,7 +80,7 @@ def _port(port: Port) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "kind": "port",
         "path": str(port.folder),
-        **{key: manifest[key] for key in copied},
+        **{key: manifest.get(key) for key in copied},  # an older porter wrote fewer of them
         "bytes": sum(e["bytes"] for e in manifest["weights"]),
         "cache_bytes_per_token_per_layer": manifest["cache_width"] * CACHE_BYTES[manifest["dtype"]],
         "graphs": phases,

@@ -123,3 +123,11 @@ def test_a_port_whose_graph_was_changed_is_refused(llama_port: Path, tmp_path: P
     copy = Path(shutil.copytree(llama_port, tmp_path / "port"))
     flip(copy / "model.onnx", 1000)
     assert "model.onnx' was changed" in run("inspect", copy, "--json").refusal()
+
+
+def test_a_port_from_before_there_were_fixed_sizes(llama_port: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(llama_port, tmp_path / "port"))
+    manifest = json.loads((copy / "porter.json").read_text())
+    del manifest["shape"]
+    (copy / "porter.json").write_text(json.dumps(manifest))
+    assert {**inspect(copy), "path": ""} == {**inspect(llama_port), "path": ""}
