@@ -39,9 +39,8 @@ def coverage(target: str | None = None, *, watch: Watch = lambda stage: None) ->
 
 def _row(family: Family, frontend: Frontend) -> dict[str, Any]:
     """What becomes of a family: in open sizes where the front end takes such, else in fixed ones."""
-    is_open = bool({"dynamic", "ranges"} & set(frontend.shapes))
     found = {"family": family.name, "frontend": frontend.name, "dtype": frontend.dtypes[0], "assumed": frontend.assumed}
-    for shape in (None, FIXED) if is_open else (FIXED,):
+    for shape in (None, FIXED) if frontend.open_sizes else (FIXED,):
         cell = _cell(family, frontend, GROWING if shape is None else shape.phases(gears=False))
         if cell["status"] != "refused":
             break

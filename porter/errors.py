@@ -16,7 +16,7 @@ Interrupted with 130.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PorterError(Exception):
@@ -54,6 +54,12 @@ class ParityError(PorterError):
 
 class Interrupted(PorterError):
     """The user stopped a run that can be gone on with."""
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """The first `most` of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def known_names(name: str, known: Iterable[str]) -> str:

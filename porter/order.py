@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from porter import __version__
 from porter.cast import largest
-from porter.errors import FamilyError, TargetError
+from porter.errors import FamilyError, TargetError, first_few
 from porter.model import Model, understand
 from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
@@ -103,8 +103,7 @@ def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
     """Raises FamilyError for activations that are known to leave the dtype's range; weights are seen on their way."""
     beyond = {name: peak for name, peak in model.source.recorded() if peak > largest(dtype.numpy())}
     if beyond:
-        more = f" and {len(beyond) - 3} more" if len(beyond) > 3 else ""
-        names = ", ".join(f"'{name}'" for name in list(beyond)[:3]) + more
+        names = first_few([f"'{name}'" for name in beyond], 3)
         raise FamilyError(
             f"by {names} activations reached {max(beyond.values()):.3g}, which {dtype.name.lower()} cannot hold",
             "use --dtype bfloat16 or --dtype float32, on a device that takes it",
@@ -114,7 +113,7 @@ def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
 def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phase, ...]:
     """The graphs of a port, as the front end takes their sizes."""
     if shape is None:
-        if not {"dynamic", "ranges"} & set(frontend.shapes):
+        if not frontend.open_sizes:
             raise TargetError(f"{frontend.name} takes graphs of fixed sizes only", f"give them: {EXAMPLE}")
         return GROWING
     rotation, longest = model.network.model.rotary_emb, shape.contexts[-1]

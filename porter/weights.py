@@ -18,7 +18,7 @@ import onnx_ir as ir
 from porter.blocks.module import Parameter
 from porter.cast import cast
 from porter.checkpoint import Read
-from porter.errors import FamilyError
+from porter.errors import FamilyError, first_few
 from porter.formats import decode
 from porter.source import FLOATS, Source
 
@@ -156,9 +156,8 @@ def _account(left: set[str], drops: Sequence[Drop], source: Source) -> dict[str,
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{n}'" for n in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"tensor{'s' if len(names) > 1 else ''} {shown}{more}"
+    shown = first_few([f"'{n}'" for n in names], 3)
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}"
 
 
 def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dtype: ir.DataType) -> Iterator[Parts]:

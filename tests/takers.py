@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from porter.target import devices, find_target, frontends
 
-OPEN = sorted(name for name, found in frontends().items() if {"dynamic", "ranges"} & set(found.shapes))
+OPEN = sorted(name for name, found in frontends().items() if found.open_sizes)
 LISTED = [name for name in OPEN if not frontends()[name].assumed]  # graphs of open sizes ask for more than is assumed
 FED = {feed: name for name, device in reversed(devices().items()) for feed in device.frontends}
 # (device, front end), each front end once: of those that take open sizes, and of all, which take fixed ones

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from porter.errors import CheckpointError
+from porter.errors import CheckpointError, first_few
 
 DAMAGED = "the file is damaged: mend it or download it again"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -27,8 +27,7 @@ def shown(text: str) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first eight of `names`, and how many more there are."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(shown(name) for name in names[:8]) + more
+    return first_few([shown(name) for name in names], 8)
 
 
 def names_in(folder: Path) -> list[str]:

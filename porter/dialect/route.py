@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -27,10 +28,11 @@ class Rule:
     top_groups: int
     group_score: str
 
-    def scores(self, graph: Graph, logits: ir.Value) -> ir.Value:
+    def scores(self, graph: Graph, logits: ir.Value, bias: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+        """The scores of all experts [T, E], and what they are chosen by."""
         op = graph.op
-        scores: ir.Value = op.Softmax(logits, axis=-1) if self.scoring == "softmax" else op.Sigmoid(logits)
-        return scores
+        scores = op.Softmax(logits, axis=-1) if self.scoring == "softmax" else op.Sigmoid(logits)
+        return scores, scores if bias is None else op.Add(scores, bias)
 
     def weights(self, graph: Graph, chosen: ir.Value) -> ir.Value:
         """The weights of the chosen experts, from their scores [T, K]."""
@@ -72,8 +74,7 @@ def ROUTE(
     """
     op = graph.op
     rule = Rule(experts, scoring, top_k, normalize, scale, epsilon, groups, top_groups, group_score)
-    scores = rule.scores(graph, logits)
-    choice = scores if bias is None else op.Add(scores, bias)
+    scores, choice = rule.scores(graph, logits, bias)
     if groups > 1:
         choice = _within_best_groups(graph, choice, rule)
     _, chosen = op.TopK(choice, graph.ints(top_k), axis=-1)
@@ -81,32 +82,16 @@ def ROUTE(
 
 
 @ROUTE.alternative()
-def in_rounds(
-    graph: Graph,
-    logits: ir.Value,
-    bias: ir.Value | None,
-    *,
-    experts: int,
-    scoring: str,
-    top_k: int,
-    normalize: int,
-    scale: float,
-    epsilon: float = 0.0,
-    groups: int = 1,
-    top_groups: int = 1,
-    group_score: str = "",
-) -> tuple[ir.Value, ir.Value]:
+def in_rounds(graph: Graph, logits: ir.Value, bias: ir.Value | None, **attributes: Any) -> tuple[ir.Value, ir.Value]:
     """For front ends without TopK: the best is found top_k times, each time without those before."""
-    op = graph.op
-    rule = Rule(experts, scoring, top_k, normalize, scale, epsilon, groups, top_groups, group_score)
-    scores = rule.scores(graph, logits)
-    choice = scores if bias is None else op.Add(scores, bias)
-    if groups > 1:
+    op, rule = graph.op, Rule(**ROUTE.defaults | attributes)
+    scores, choice = rule.scores(graph, logits, bias)
+    if rule.groups > 1:
         choice = _within_best_groups_in_rounds(graph, choice, rule)
-    places = [place for _, place in _rounds(graph, choice, experts, top_k)]
+    places = [place for _, place in _rounds(graph, choice, rule.experts, rule.top_k)]
     chosen = op.Cast(_concat(graph, places), to=ir.DataType.INT64)
     # by number, not by the rounds' own hits: whoever puts other experts in their place gets the weights of those
-    numbers = graph.constant(range(experts), ir.DataType.INT64)
+    numbers = graph.constant(range(rule.experts), ir.DataType.INT64)
     hits = op.Equal(op.Unsqueeze(chosen, graph.ints(2)), numbers)  # [T, K, E]
     return rule.weights(graph, _sum_where(graph, hits, op.Unsqueeze(scores, graph.ints(1)), keepdims=0)), chosen
 

@@ -67,6 +67,11 @@ class Frontend:
     notes: tuple[str, ...]
     sources: Mapping[str, str]
 
+    @property
+    def open_sizes(self) -> bool:
+        """Whether a graph may leave its sizes open, in whatever form the front end then wants them."""
+        return "dynamic" in self.shapes or "ranges" in self.shapes
+
     def has(self, op_type: str, since_version: int) -> bool:
         """Whether the standard operator is known at all, of whatever dtype."""
         return self.takes("", op_type, since_version, {}) is None

@@ -140,7 +140,7 @@ def _semantics(
         for story in stories:
             watch(story.name)
             checks += sides.walk(story)
-        for name, run, story in each_size(port, model, tokens):
+        for name, run, story in each_size(forced, model, tokens):
             watch(name)
             checks += sides.of(run).walk(story)
         watch("greedy decoding")

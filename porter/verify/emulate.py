@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from porter.graph import all_nodes
-from porter.verify.widen import NARROW, widen
+from porter.verify.widen import NARROW, Weights, widen
 
 
 def emulate(model: ir.Model) -> None:
@@ -25,7 +25,7 @@ def emulate(model: ir.Model) -> None:
         _round(value, dtype)
 
 
-def narrow_weights(model: ir.Model, folder: Path) -> tuple[list[str], list[ort.OrtValue]]:
+def narrow_weights(model: ir.Model, folder: Path) -> Weights:
     """The weights of a graph that is not widened yet, as they are deployed: narrow numbers from the port's files, exact
     in float32.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from porter.manifest import FixedSize, Port
 from porter.model import Model
 from porter.verify.session import PAST, Arrays, GraphSession, Results
+from porter.verify.widen import wide_weights
 
 Routes = Mapping[int, np.ndarray]
 Fixed = tuple[FixedSize, GraphSession]
@@ -69,15 +71,18 @@ class PortRun(ABC):
         Embeddings are multiplied by `embedding_scale`, a power of two: that is exact.
         """
 
+    def each_size(self) -> Iterator[tuple[int, int, PortRun]]:
+        """Where a prompt may have one of several sizes, the port with each of them alone: sequence, context, and it."""
+        yield from ()
+
 
 class GrowingRun(PortRun):
     """One graph, whose cache grows by every token, padding too; it begins with places that the mask hides where the
     front end takes no empty one.
     """
 
-    def __init__(self, port: Port, model: Model, *, forced: bool, deployed: bool = False) -> None:
-        self._hidden = int(port.manifest["minimum_past"])
-        self._session = GraphSession(port, port.graphs[0], model, forced=forced, deployed=deployed)
+    def __init__(self, session: GraphSession, minimum_past: int) -> None:
+        self._session, self._hidden = session, minimum_past
 
     def run(
         self,
@@ -99,28 +104,20 @@ class GrowingRun(PortRun):
 
 
 class FixedRun(PortRun):
-    """Graphs of fixed sizes that share one cache of `context` places; `sequence` chooses among those for prompts."""
+    """Those of the graphs whose cache has `context` places, and which share it; `sequence` chooses among the ones for
+    prompts.
+    """
 
-    def __init__(
-        self,
-        port: Port,
-        model: Model,
-        *,
-        forced: bool,
-        deployed: bool = False,
-        context: int | None = None,
-        sequence: int | None = None,
-    ) -> None:
-        sessions = {
-            entry["file"]: GraphSession(port, path, model, forced=forced, deployed=deployed)
-            for path, entry in zip(port.graphs, port.manifest["graphs"], strict=True)
-        }
-        self._context: int = context or port.context or 0
-        fitting = [size for size in port.fixed_sizes() if size.context == self._context]
-        graphs = [
-            (size, sessions[size.file]) for size in fitting if size.sequence == 1 or sequence in (None, size.sequence)
-        ]
-        self._graphs = sorted(graphs, key=lambda graph: graph[0].sequence)
+    def __init__(self, graphs: Sequence[Fixed], context: int, sequence: int | None = None) -> None:
+        self._all, self._context = graphs, context
+        fitting = [(size, session) for size, session in graphs if size.context == context]
+        taken = [g for g in fitting if g[0].sequence == 1 or sequence in (None, g[0].sequence)]
+        self._graphs = sorted(taken, key=lambda graph: graph[0].sequence)
+
+    def each_size(self) -> Iterator[tuple[int, int, PortRun]]:
+        sizes = sorted({(size.sequence, size.context) for size, _ in self._all if size.sequence > 1})
+        for sequence, context in sizes if len(sizes) > 1 else []:
+            yield sequence, context, FixedRun(self._all, context, sequence)
 
     def run(
         self,
@@ -131,13 +128,13 @@ class FixedRun(PortRun):
         routes: Routes | None = None,
         embedding_scale: float = 1.0,
     ) -> tuple[PortTrace, PortPast]:
-        rows, columns = input_ids.shape
+        rows = len(input_ids)
         if past is None:
             empty = self._graphs[0][1].cache(rows, self._context)
             past = PortPast(empty, np.zeros((rows, 0), np.int64), -1)
         real = mask.astype(bool)
         places = np.concatenate([past.places, np.where(real, position_ids, -1)], axis=1)
-        call = _Call(input_ids, position_ids, real, routes, embedding_scale, rows * columns)
+        call = _Call(input_ids, position_ids, routes, embedding_scale)
         cache = {name: a.copy() for name, a in past.cache.items()}
         seen = _seen(past.places, self._context)
         batch = self._graphs[0][0].batch
@@ -151,11 +148,8 @@ class FixedRun(PortRun):
 class _Call:
     """A call under way: what its tokens became, piece by piece."""
 
-    def __init__(
-        self, ids: np.ndarray, positions: np.ndarray, real: np.ndarray, routes: Routes | None, scale: float, tokens: int
-    ) -> None:
+    def __init__(self, ids: np.ndarray, positions: np.ndarray, routes: Routes | None, scale: float) -> None:
         self._ids, self._positions, self._routes, self._scale = ids, positions, routes, scale
-        self._columns, self._tokens = ids.shape[1], tokens
         self._found: dict[tuple[str, Any], np.ndarray] = {}
 
     def take(
@@ -167,13 +161,13 @@ class _Call:
         seen[rows, positions] = 1
         feed = {"input_ids": self._ids[rows, picked], "position_ids": positions, "attention_mask": seen[group]}
         feed |= {name: values[group] for name, values in cache.items()}
-        numbers = (rows * self._columns + picked).reshape(-1)
+        numbers = (rows * self._ids.shape[1] + picked).reshape(-1)
         forced = {layer: chosen[numbers] for layer, chosen in (self._routes or {}).items()}
         results = session.run(feed, forced, self._scale)
         for name, values in results.cache.items():
             cache[name][group] = values
         for key, values in _flat(results):
-            into = self._found.setdefault(key, np.zeros((self._tokens, values.shape[-1]), values.dtype))
+            into = self._found.setdefault(key, np.zeros((self._ids.size, values.shape[-1]), values.dtype))
             into[numbers] = values
 
     def trace(self, cache: Arrays) -> PortTrace:
@@ -222,5 +216,8 @@ def _in_order(cache: Arrays, places: np.ndarray) -> Arrays:
 
 def open_run(port: Port, model: Model, *, forced: bool, deployed: bool = False) -> PortRun:
     """The port, ready to be called. Raises BrokenPort where it does not load."""
-    kind = GrowingRun if port.context is None else FixedRun
-    return kind(port, model, forced=forced, deployed=deployed)
+    wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
+    sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed) for g in port.graphs}
+    if port.context is None:
+        return GrowingRun(sessions[port.graphs[0].name], int(port.manifest["minimum_past"]))
+    return FixedRun([(size, sessions[size.file]) for size in port.fixed_sizes()], port.context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,8 @@ import onnxruntime as ort
 
 from porter.graph import Graph
 from porter.manifest import Port
-from porter.model import Model
 from porter.verify.emulate import emulate, narrow_weights
-from porter.verify.widen import wide_weights, widen
+from porter.verify.widen import Weights, widen
 
 NUMPY: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
@@ -50,18 +49,20 @@ class BrokenPort(Exception):
 
 class GraphSession:
     """Runs one graph of a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with
-    weights taken from the source; or, `deployed`, its dtype is emulated, with the weights of its own files. With
+    `wide` weights taken from the source; or, `deployed`, its dtype is emulated, with the weights of its own files. With
     `forced` routers, the experts are an input of every call.
     """
 
-    def __init__(self, port: Port, graph: Path, model: Model, *, forced: bool, deployed: bool = False) -> None:
+    def __init__(
+        self, port: Port, graph: Path, wide: Callable[[], Weights], *, forced: bool, deployed: bool = False
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong comes back as an exception
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
         with _blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(graph, load_external_data=False))
             if port.dtype != "float32":
-                weights = narrow_weights(built, port.folder) if deployed else wide_weights(model)
+                weights = narrow_weights(built, port.folder) if deployed else wide()
                 (emulate if deployed else widen)(built)
                 options.add_external_initializers(*weights)
             self._chosen = self._force(built) if forced else {}

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from porter.errors import ParityError
+from porter.errors import ParityError, first_few
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WIDE = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -83,5 +83,4 @@ def _refuse(what: str, names: Iterable[str]) -> None:
     """Raise when there are names, and show the first few."""
     listed = sorted(names)
     if listed:
-        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-        raise ParityError(f"{what}: {', '.join(listed[:5])}{more}", "the original needs a complete checkpoint")
+        raise ParityError(f"{what}: {first_few(listed, 5)}", "the original needs a complete checkpoint")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from porter.errors import ParityError
 from porter.manifest import Port
 from porter.model import Model
-from porter.verify.runs import FixedRun, PortRun
+from porter.verify.runs import PortRun
 from porter.verify.scenarios import PROMPT, SHORTEST, Scenario, placed, scenarios
 
 
@@ -42,11 +42,10 @@ def stories_of(port: Port, model: Model, tokens: int) -> tuple[list[Scenario], l
     return found, notes
 
 
-def each_size(port: Port, model: Model, tokens: int) -> Iterator[tuple[str, PortRun, Scenario]]:
+def each_size(port: PortRun, model: Model, tokens: int) -> Iterator[tuple[str, PortRun, Scenario]]:
     """A prompt once more with each of several sizes that a port is made for."""
-    sizes = sorted({(size.sequence, size.context) for size in port.fixed_sizes() if size.sequence > 1})
-    for sequence, context in sizes if len(sizes) > 1 else []:
+    for sequence, context, run in port.each_size():
         name = f"{sequence} of {context}"
         limit = min(context, model.config.max_position_embeddings)
         story = scenarios(model.config.vocab_size, [], limit, None, min(tokens, limit - SHORTEST))[0]
-        yield name, FixedRun(port, model, forced=True, sequence=sequence, context=context), replace(story, name=name)
+        yield name, run, replace(story, name=name)

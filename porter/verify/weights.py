@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from porter.checkpoint import TensorInfo, parse_header
-from porter.errors import CheckpointError
+from porter.errors import CheckpointError, first_few
 from porter.manifest import Port, take_digests
 from porter.model import Model
 from porter.package.files import CHECKPOINT, PARTS, digest_of
@@ -62,8 +62,7 @@ def damage(port: Port, model: Model) -> list[str]:
 
 
 def _named(name: str, wrong: list[str]) -> Check:
-    shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-    return Check.at_most(name, len(wrong), 0, shown)
+    return Check.at_most(name, len(wrong), 0, first_few(wrong, 5))
 
 
 def _headers(port: Port) -> tuple[dict[str, TensorInfo], list[str]]:

@@ -11,6 +11,7 @@ from porter.model import Model
 from porter.weights import chunks
 
 NARROW = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+Weights = tuple[list[str], list[ort.OrtValue]]  # names and values, as a session takes them
 
 
 def widen(model: ir.Model) -> None:
@@ -40,7 +41,7 @@ def widen(model: ir.Model) -> None:
             value.const_value = ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
 
 
-def wide_weights(model: Model) -> tuple[list[str], list[ort.OrtValue]]:
+def wide_weights(model: Model) -> Weights:
     """Every weight in float32, by the same rules as the port's own; those stored as codes stay the port's."""
     names, values = [], []
     for weight in (w for w in model.binding.weights if w.parameter.quantization is None):

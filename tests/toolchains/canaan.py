@@ -25,9 +25,8 @@ def run(job: Job) -> Arrays:
         samples = job.calibration or [job.inputs]
         quantization = nncase.PTQTensorOptions()
         quantization.calibrate_method = "NoClip"
-        quantization.quant_type = quantization.w_quant_type = {"INT8": "uint8", "INT16": "int16"}[job.quantize]
-        if job.quantize == "INT16":
-            quantization.w_quant_type = "uint8"
+        quantization.quant_type = {"INT8": "uint8", "INT16": "int16"}[job.quantize]
+        quantization.w_quant_type = "uint8"
         quantization.samples_count = len(samples)
         quantization.set_tensor_data([[sample[name] for sample in samples] for name in job.input_names])
         compiler.use_ptq(quantization)
