@@ -62,11 +62,77 @@ class Check:
 
 
 @dataclass(frozen=True)
+class ErrorAt:
+    """The root mean square error at one place, port beside original, both against float64: where it was worst.
+
+    `quantity` is one of logits, layers, router, cache and, where a fault was looked for, the name of a block.
+    """
+
+    level: str
+    scenario: str
+    quantity: str
+    place: str  # the cache entry "3.key", the layer "3", or nothing
+    layer: int | None
+    port: float
+    original: float
+    ratio: float
+    limit: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, or their names where JSON has none."""
+        numbers = {name: _named(getattr(self, name)) for name in ("port", "original", "ratio")}
+        return {**vars(self), **numbers}
+
+
+@dataclass(frozen=True)
+class DivergenceAt:
+    """The mean divergence from float64 of a position's distribution over the next token, in nats."""
+
+    position: int
+    port: float
+    original: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, or their names where JSON has none."""
+        return {"position": self.position, "port": _named(self.port), "original": _named(self.original)}
+
+
+@dataclass(frozen=True)
+class ExpertLoad:
+    """How many tokens each expert of a layer was given: [experts] of the port, and of the original at its dtype."""
+
+    layer: int
+    port: tuple[int, ...]
+    original: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts."""
+        return {"layer": self.layer, "port": list(self.port), "original": list(self.original)}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a chart is drawn of."""
+
+    errors: tuple[ErrorAt, ...] = ()
+    positions: tuple[DivergenceAt, ...] = ()
+    experts: tuple[ExpertLoad, ...] = ()
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(self.errors + other.errors, self.positions + other.positions, self.experts + other.experts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Three lists."""
+        return {name: [entry.to_json() for entry in entries] for name, entries in vars(self).items()}
+
+
+@dataclass(frozen=True)
 class Level:
-    """The checks of one level."""
+    """The checks of one level, and what its charts are drawn of."""
 
     name: str
     checks: tuple[Check, ...]
+    figures: Figures = Figures()
 
     @property
     def status(self) -> Status:
@@ -131,6 +197,7 @@ class ParityReport:
             "max_abs_error": _number(near.max_abs_error) if near else None,
             "cosine": _number(near.cosine) if near else None,
             "kl": _number(near.kl) if near else None,
+            "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
         }

@@ -8,7 +8,19 @@ from typing import get_args
 
 import pytest
 
-from porter.verify.report import Check, Closeness, Level, Measured, ParityReport, Status, worst
+from porter.verify.report import (
+    Check,
+    Closeness,
+    DivergenceAt,
+    ErrorAt,
+    ExpertLoad,
+    Figures,
+    Level,
+    Measured,
+    ParityReport,
+    Status,
+    worst,
+)
 
 PASS, FAIL, OPEN = (Check(status, 0, 0, status) for status in get_args(Status))
 
@@ -130,3 +142,15 @@ def test_json_takes_numbers_that_json_has_not() -> None:
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text)["levels"][0]["checks"][0]["value"] == "nan"
     assert (found["max_abs_error"], found["cosine"], found["kl"]) == (None, None, 0.0)
+
+
+def test_the_figures_of_all_levels_become_one() -> None:
+    error = ErrorAt("semantics", "prefill", "layers", "1", 1, math.inf, 1e-7, math.inf, 10.0)
+    first = Level("a", (PASS,), Figures(errors=(error,)))
+    second = Level(
+        "b", (PASS,), Figures(positions=(DivergenceAt(7, 2e-3, 1e-3),), experts=(ExpertLoad(1, (3, 0), (2, 1)),))
+    )
+    figures = ParityReport("port", "checkpoint", "device", "float32", (first, second), None, 1.0).to_json()["figures"]
+    assert figures["errors"] == [vars(error) | {"port": "inf", "ratio": "inf"}]
+    assert figures["positions"] == [{"position": 7, "port": 2e-3, "original": 1e-3}]
+    assert figures["experts"] == [{"layer": 1, "port": [3, 0], "original": [2, 1]}]
