@@ -126,6 +126,7 @@ def test_json_has_the_fields_of_the_contract() -> None:
         "max_abs_error": 1e-5,
         "cosine": 0.999,
         "kl": 1e-9,
+        "figures": {"errors": [], "positions": [], "experts": []},
         "notes": ["a note"],
         "seconds": 1.235,
     }
