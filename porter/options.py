@@ -110,6 +110,13 @@ PUBLIC_KEY = Annotated[
     Path | None,
     typer.Option("--public-key", metavar="PUB", help="Check the port's signature, too; a port without one fails."),
 ]
+PROMPTS = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Prompts for the levels that measure, one a line; or .jsonl with a prompt or ids a line.",
+    ),
+]
 TOKENS = Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")]
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]

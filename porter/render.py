@@ -14,7 +14,7 @@ from rich.table import Table
 
 from porter.errors import PorterError
 
-STATUS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+STATUS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "measured": "dim"}
 
 
 def out() -> Console:

@@ -6,7 +6,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.sign import Verifier
-from porter.verify.report import Check, Closeness, Level, ParityReport
+from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
 
 if TYPE_CHECKING:
-    from porter.verify.original import Originals, Precision
+    from porter.verify.original import Originals
+    from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
 NEEDED = ("onnxruntime", "torch", "transformers")
@@ -33,10 +34,11 @@ def verify(
     levels: Sequence[str] = LEVELS,
     public_key: Path | None = None,
     tokens: int = 8,
+    prompts: Path | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
-    its signature must hold, too.
+    its signature must hold, too. A file of `prompts` is read instead of those that come with porter.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
@@ -50,6 +52,8 @@ def verify(
     found: list[Level] = []
     closeness: Closeness | None = None
     notes: list[str] = []
+    asked: Asked | None = None
+    texts = _texts(port, model, against, prompts, levels)
     if "weights" in levels:
         from porter.verify.weights import check_weights
 
@@ -68,7 +72,10 @@ def verify(
             if "semantics" in levels:
                 level, closeness, notes = _semantics(port, model, originals, tokens, watch)
                 found.append(level)
-            found += _measured(port, model, originals, [name for name in run if name != "semantics"], watch)
+            if measured := [name for name in run if name != "semantics"]:
+                more, asked = _measured(port, model, originals, measured, texts, watch)
+                found += more
+                notes += texts.notes if texts else ()
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -78,6 +85,7 @@ def verify(
         closeness=closeness,
         seconds=time.monotonic() - begun,
         notes=tuple(notes),
+        prompts=asked,
     )
 
 
@@ -107,14 +115,17 @@ def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
     """The levels that run the port, failed, where it is damaged; raises ParityError where nothing can be run."""
     from porter.verify.weights import damage
 
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := _missing():
         raise ParityError(
             f"the {levels[0]} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
         )
     harm = damage(port, model)
     check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
     return [Level(name, (check,)) for name in levels] if harm else []
+
+
+def _missing() -> list[str]:
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def _semantics(
@@ -152,34 +163,29 @@ def _semantics(
     return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
 
 
-def _measured(port: Port, model: Model, originals: Originals, levels: Sequence[str], watch: Watch) -> list[Level]:
-    """The levels that measure the port at its dtype: one run of everything serves both."""
-    if not levels:
-        return []
-    from porter.verify.benchmark import Benchmark, add_prompts
-    from porter.verify.distribution import check_distribution
-    from porter.verify.dtype import check_dtype
-    from porter.verify.prompts import COUNTS, write_prompts
-    from porter.verify.runs import open_run
-    from porter.verify.session import BrokenPort
-    from porter.verify.stories import reach
+def _texts(port: Port, model: Model, against: Path, prompts: Path | None, levels: Sequence[str]) -> Texts | None:
+    """What port and original will read; None where the original is to write it, or nothing is measured."""
+    if not {"dtype", "distribution"} & set(levels):
+        if prompts is not None:
+            raise ParityError("prompts are read at the dtype and distribution levels", "use --level dtype or all")
+        return None
+    if _missing():
+        return None  # which is told where they are needed
+    from porter.verify.measuring import texts_for
 
-    watch(f"loading port and original in {port.dtype}")
-    exact, own, found = originals.exact, originals.at(cast("Precision", port.dtype)), Benchmark()
-    deciders = {"dtype": check_dtype, "distribution": check_distribution}
-    decided: list[Level] = []
+    return texts_for(model, port, against, prompts)
+
+
+def _measured(
+    port: Port, model: Model, originals: Originals, levels: Sequence[str], texts: Texts | None, watch: Watch
+) -> tuple[list[Level], Asked | None]:
+    from porter.verify.measuring import measure_levels
+    from porter.verify.session import BrokenPort
+
     try:
-        session = open_run(port, model, forced=False, deployed=True)
-        for count in COUNTS:
-            watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
-            prompts = write_prompts(originals.as_stored(), reach(port, model), count)
-            add_prompts(found, prompts, session, own, exact, _entries(model))
-            decided = [deciders[name](found, port.dtype) for name in levels]
-            if not any(level.open for level in decided):
-                break
+        return measure_levels(port, model, originals, levels, texts, _entries(model), watch)
     except BrokenPort as error:
-        return [Level(name, (_broken(error),)) for name in levels]
-    return decided
+        return [Level(name, (_broken(error),)) for name in levels], None
 
 
 def _broken(error: Exception) -> Check:

@@ -70,6 +70,7 @@ class Original:
         self.layers: int = config.num_hidden_layers
         self.vocabulary: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
+        self.threads: int = 1 if self._model.num_parameters() < SMALL else torch.get_num_threads()
 
     def run(
         self,
@@ -138,10 +139,21 @@ class Original:
         return float64_throughout() if self._precision == "float64" else nullcontext()
 
     @contextmanager
+    def otherwise(self, *, attention: str = "eager", threads: int | None = None) -> Iterator[None]:
+        """What is run within is computed by another attention of transformers', or with another number of threads."""
+        before, self.threads = self.threads, threads or self.threads
+        self._model.set_attn_implementation(attention)
+        try:
+            yield
+        finally:
+            self._model.set_attn_implementation("eager")
+            self.threads = before
+
+    @contextmanager
     def _threads(self) -> Iterator[None]:
         """As many as are worth it."""
         before = torch.get_num_threads()
-        torch.set_num_threads(1 if self._model.num_parameters() < SMALL else before)
+        torch.set_num_threads(self.threads)
         try:
             yield
         finally:

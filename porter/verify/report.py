@@ -147,6 +147,21 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The prompts of the levels that measure: where they came from, how many, and the SHA-256 of their token ids, each
+    a little-endian 64-bit integer, prompt by prompt.
+    """
+
+    source: Literal["bundled", "file", "original"]
+    count: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class Closeness:
     """How near the port's logits are to the original's in float64, over everything that was compared."""
 
@@ -168,6 +183,7 @@ class ParityReport:
     closeness: Closeness | None
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    prompts: Asked | None = None  # where none were asked
 
     @property
     def status(self) -> Status:
@@ -197,6 +213,7 @@ class ParityReport:
             "max_abs_error": _number(near.max_abs_error) if near else None,
             "cosine": _number(near.cosine) if near else None,
             "kl": _number(near.kl) if near else None,
+            "prompts": self.prompts.to_json() if self.prompts else None,
             "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),

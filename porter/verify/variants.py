@@ -1,0 +1,55 @@
+"""The noise floor: the original at its dtype in other ways that are as legal as the one it is run in.
+
+What differs between them is order of summation and where a kernel rounds, which no port can be asked to match: no
+limit is tighter than what they reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from porter.verify.original import Original, Trace
+
+
+def _sdpa(original: Original, ids: np.ndarray) -> Trace:
+    with original.otherwise(attention="sdpa"):
+        return original.run(ids)[0]
+
+
+def _threads(original: Original, ids: np.ndarray) -> Trace:
+    """Two, or one where there were more."""
+    with original.otherwise(threads=1 if original.threads > 1 else 2):
+        return original.run(ids)[0]
+
+
+def _apart(original: Original, ids: np.ndarray) -> Trace:
+    """Prompt by prompt."""
+    return joined([original.run(row[None])[0] for row in ids])
+
+
+VARIANTS: dict[str, Callable[[Original, np.ndarray], Trace]] = {
+    "sdpa attention": _sdpa,
+    "one prompt at a time": _apart,
+    "other threads": _threads,
+}
+
+
+def joined(traces: list[Trace]) -> Trace:
+    """Calls of the same length as one call of all their prompts; what routers saw beside their routes is left out."""
+    first = traces[0]
+    return replace(
+        first,
+        logits=np.concatenate([t.logits for t in traces]),
+        layers=tuple(np.concatenate(layer) for layer in zip(*(t.layers for t in traces), strict=True)),
+        router_logits={n: np.concatenate([t.router_logits[n] for t in traces]) for n in first.router_logits},
+        routes={n: np.concatenate([t.routes[n] for t in traces]) for n in first.routes},
+        choice={},
+        group_scores={},
+        cache=tuple(
+            (np.concatenate([t.cache[n][0] for t in traces]), np.concatenate([t.cache[n][1] for t in traces]))
+            for n in range(len(first.cache))
+        ),
+    )
