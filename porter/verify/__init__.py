@@ -53,7 +53,7 @@ def verify(
     closeness: Closeness | None = None
     notes: list[str] = []
     asked: Asked | None = None
-    texts = _texts(port, model, against, prompts, levels)
+    texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     if "weights" in levels:
         from porter.verify.weights import check_weights
 
@@ -115,17 +115,18 @@ def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
     """The levels that run the port, failed, where it is damaged; raises ParityError where nothing can be run."""
     from porter.verify.weights import damage
 
-    if missing := _missing():
-        raise ParityError(
-            f"the {levels[0]} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
-        )
+    _check_installed(levels[0])
     harm = damage(port, model)
     check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
     return [Level(name, (check,)) for name in levels] if harm else []
 
 
-def _missing() -> list[str]:
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+def _check_installed(level: str) -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ParityError(
+            f"the {level} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
+        )
 
 
 def _semantics(
@@ -163,25 +164,27 @@ def _semantics(
     return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
 
 
-def _texts(port: Port, model: Model, against: Path, prompts: Path | None, levels: Sequence[str]) -> Texts | None:
-    """What port and original will read; None where the original is to write it, or nothing is measured."""
+def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: Sequence[str]) -> Texts:
+    """The user's prompts: read before anything else, so that a file that is none costs no time."""
     if not {"dtype", "distribution"} & set(levels):
-        if prompts is not None:
-            raise ParityError("prompts are read at the dtype and distribution levels", "use --level dtype or all")
-        return None
-    if _missing():
-        return None  # which is told where they are needed
-    from porter.verify.measuring import texts_for
+        raise ParityError("prompts are read at the dtype and distribution levels", "use --level dtype or all")
+    _check_installed(levels[-1])
+    from porter.verify.stories import reach
+    from porter.verify.texts import from_file
 
-    return texts_for(model, port, against, prompts)
+    return from_file(prompts, against, model.config.vocab_size, reach(port, model))
 
 
 def _measured(
     port: Port, model: Model, originals: Originals, levels: Sequence[str], texts: Texts | None, watch: Watch
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
+    from porter.verify.prompts import COUNTS, length_within
     from porter.verify.session import BrokenPort
+    from porter.verify.stories import reach
+    from porter.verify.texts import bundled
 
+    texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
         return measure_levels(port, model, originals, levels, texts, _entries(model), watch)
     except BrokenPort as error:

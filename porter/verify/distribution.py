@@ -20,6 +20,7 @@ from porter.verify.report import Check, Figures, Level
 NARROW_LIMIT = 2.0  # times the original's own: a measure of single tokens is rougher than one of all numbers
 COUNT_LIMIT = 4.0  # of what is counted in few tokens
 FEW = 4.0  # times the usual limit of a divergence, where one or two tokens decide it
+ONE_EACH = 1.5  # times the usual limit, where a prompt gives one number
 ADDED = 2.0  # to each count, so that none against one is no infinity (Agresti and Coull 1998)
 FLOOR = 2.0**-50  # of divergences: the rounding of float64 in the sum
 
@@ -60,7 +61,7 @@ JUDGED = (
     Measure("KL 99 %", "divergence", percentile(99), 2),
     Measure("KL 99.9 %", "divergence", percentile(99.9), 2, rough=FEW),
     Measure("probability change", "change", root_mean, 1, _squared),
-    Measure("perplexity change", "surprise", root_mean, 1, _squared_by_prompt),
+    Measure("perplexity change", "surprise", root_mean, 1, _squared_by_prompt, rough=ONE_EACH),
     Measure("first choice changed", "choice", mean, 0),
 )
 TOLD = (

@@ -25,11 +25,12 @@ from porter.verify.report import Check, ErrorAt, Figures, Level
 # with the statistics of the norms in the narrow dtype it is 1.19 to 1.34.
 LOGITS_LIMIT = 1.2
 PLACE_LIMIT = 1.5  # at one place inside, where a single rounding more than the original's makes up to √2
+RELATIVE_LIMIT = 2.0  # at one place, where what is barely not small weighs most
 LARGEST_LIMIT = 5.0  # of one number among all
 SMALL_LIMIT = 2.0  # of the few numbers that are small
 BIAS_LIMIT = 2.0
-BIAS_FLOOR = 0.1  # of errors, more of one sign than of the other: as good as none
-FEWEST = 100  # small numbers: fewer say nothing of a ratio
+BIAS_FLOOR = 0.1  # of all errors, more on one side than on the other: as good as none
+FEWEST = 200  # small numbers: fewer say little of a ratio
 WORST = ("fail", "inconclusive", "pass")
 
 
@@ -48,7 +49,7 @@ def measures() -> tuple[Measure, ...]:
     usual = LOGITS_LIMIT, PLACE_LIMIT
     return (
         Measure("", "square", root_pooled, usual),
-        Measure(", relative", "relative", pooled, usual),
+        Measure(", relative", "relative", pooled, (LOGITS_LIMIT, RELATIVE_LIMIT)),
         Measure(", largest relative", "largest", percentile(100), (LARGEST_LIMIT,) * 2),
         Measure(", upward", "upward", size_pooled, (BIAS_LIMIT,) * 2),
         Measure(", outward", "outward", size_pooled, (BIAS_LIMIT,) * 2),

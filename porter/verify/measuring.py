@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -16,11 +15,11 @@ from porter.verify.distribution import check_distribution
 from porter.verify.dtype import check_dtype
 from porter.verify.elementwise import RULES
 from porter.verify.original import Originals
-from porter.verify.prompts import COUNTS, Prompts, length_within, read_prompts, write_prompts
+from porter.verify.prompts import COUNTS, Prompts, read_prompts, write_prompts
 from porter.verify.report import Asked, Level
 from porter.verify.runs import open_run
 from porter.verify.stories import reach
-from porter.verify.texts import Texts, bundled, from_file
+from porter.verify.texts import Texts
 
 if TYPE_CHECKING:
     from porter import verify as story
@@ -38,7 +37,7 @@ def measure_levels(
     to_entries: ToEntries,
     watch: story.Watch,
 ) -> tuple[list[Level], Asked]:
-    """The levels of these names, and what was asked; texts of nobody are the original's to write.
+    """The levels of these names, and what was asked; without texts the original writes them.
 
     Raises BrokenPort where the port does not load or run.
     """
@@ -54,17 +53,6 @@ def measure_levels(
         if not any(level.open for level in decided):
             break
     return decided, _asked(texts, asked)
-
-
-def texts_for(model: Model, port: Port, folder: Path, given: Path | None) -> Texts | None:
-    """The user's prompts, or those that come with porter; None where there is no tokenizer to read these with.
-
-    Raises ParityError for a file of prompts that cannot be used.
-    """
-    vocabulary, positions = model.config.vocab_size, reach(port, model)
-    if given is not None:
-        return from_file(given, folder, vocabulary, positions)
-    return bundled(folder, vocabulary, length_within(positions), COUNTS)
 
 
 def _parties(port: Port, model: Model, originals: Originals, to_entries: ToEntries, *, routed: bool) -> Parties:

@@ -174,28 +174,28 @@ class Originals:
     """
 
     def __init__(self, folder: Path, override: Tensors) -> None:
-        self._folder, self._override = folder, override
+        self.folder, self._override = folder, override
         self._other: tuple[Precision, Original] | None = None
 
     @cached_property
     def exact(self) -> Original:
         """In float64."""
-        return Original(self._folder, "float64", self._override)
+        return Original(self.folder, "float64", self._override)
 
     def at(self, precision: Precision) -> Original:
         """In another precision; the one before is let go first."""
         if self._other is None or self._other[0] != precision:
             self._other = None
-            self._other = (precision, Original(self._folder, precision, self._override))
+            self._other = (precision, Original(self.folder, precision, self._override))
         return self._other[1]
 
     def as_stored(self) -> Original:
         """In float64 with the checkpoint's own weights; loaded anew where these are others, and not kept."""
-        return Original(self._folder, "float64") if self._override else self.exact
+        return Original(self.folder, "float64") if self._override else self.exact
 
     def tensors(self) -> Tensors:
         """The checkpoint's own."""
-        return read_checkpoint(self._folder)[1]
+        return read_checkpoint(self.folder)[1]
 
 
 def _keep(outputs: list[np.ndarray]) -> Any:

@@ -138,9 +138,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as cause:  # a plain Exception is what the package raises
-        raise ParityError(
-            f"{path} cannot be read: {cause}", "take one that the tokenizers package reads"
-        ) from cause
+        raise ParityError(f"{path} cannot be read: {cause}", "take one that the tokenizers package reads") from cause
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from porter.verify.report import (
+    Asked,
     Check,
     Closeness,
     DivergenceAt,
@@ -126,10 +127,16 @@ def test_json_has_the_fields_of_the_contract() -> None:
         "max_abs_error": 1e-5,
         "cosine": 0.999,
         "kl": 1e-9,
+        "prompts": None,
         "figures": {"errors": [], "positions": [], "experts": []},
         "notes": ["a note"],
         "seconds": 1.235,
     }
+
+
+def test_json_of_the_prompts() -> None:
+    found = ParityReport("a", "b", "c", "float32", (), None, 1.0, prompts=Asked("file", 40, "00ff"))
+    assert found.to_json()["prompts"] == {"source": "file", "count": 40, "sha256": "00ff"}
 
 
 def test_json_of_what_was_not_measured() -> None:
