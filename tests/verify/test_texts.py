@@ -108,7 +108,8 @@ def test_a_prompt_a_line(trained: Path, tmp_path: Path) -> None:
     whole = Tokenizer.from_file(str(trained / "tokenizer.json")).encode(LINE).ids
     assert (found.source, ids.tolist()) == ("file", [whole] * 12)
     assert found.notes == (
-        f"each prompt was cut to its first {len(whole)} tokens, as many as the shortest (line 2) has: 9 of 12 were longer",
+        f"each prompt was cut to its first {len(whole)} tokens, as many as the shortest (line 2) has: "
+        "9 of 12 were longer",
     )
 
 
@@ -168,7 +169,7 @@ def test_files_that_are_none(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes("ä".encode("latin-1"))
     with pytest.raises(ParityError, match="cannot be read"):
         from_file(tmp_path / "latin", trained, 1024, None)
-    with pytest.raises(ParityError, match="has no tokenizer.json"):
+    with pytest.raises(ParityError, match="has no tokenizer"):
         from_file(own(tmp_path, [LINE] * 8), tmp_path, 1024, None)
 
 
