@@ -21,14 +21,16 @@ from porter.verify.benchmark import Benchmark, Errors, Key
 from porter.verify.intervals import Pair, Statistic, judge, percentile, pooled, root_pooled, size_pooled
 from porter.verify.report import Check, ErrorAt, Figures, Level
 
-# Times the original's own error. Sound ports of twelve checkpoints reach 0.80 to 1.03 in logits, their intervals 1.07;
-# with the statistics of the norms in the narrow dtype it is 1.19 to 1.34.
-LOGITS_LIMIT = 1.2
-PLACE_LIMIT = 1.5  # at one place inside, where a single rounding more than the original's makes up to √2
-RELATIVE_LIMIT = 2.0  # at one place, where what is barely not small weighs most
-LARGEST_LIMIT = 5.0  # of one number among all
-SMALL_LIMIT = 2.0  # of the few numbers that are small
-BIAS_LIMIT = 2.0
+# Times the original's own. In brackets what sound ports reach in float16 and bfloat16, and the ends of their intervals:
+# 66 random tiny models of every family, and deepseek-v3-tiny on text. With the statistics of the norms in the narrow
+# dtype the error of logits is 1.19 to 1.34.
+LOGITS_LIMIT = 1.2  # the error (1.02, 1.07), and relative to the number (1.03, 1.09)
+PLACE_LIMIT = 1.5  # at one place inside (1.20, 1.23), where a single rounding more than the original's makes up to √2
+PLACE_RELATIVE_LIMIT = 2.0  # (1.21, 1.39), where what is barely not small weighs most
+LARGEST_LIMIT = 5.0  # of one number among all logits (1.98, 2.39)
+PLACE_LARGEST_LIMIT = 10.0  # of one at a place (4.45, 4.66)
+SMALL_LIMIT = 2.0  # of the few numbers that are small (1.28, 1.93)
+BIAS_LIMIT = 2.0  # (1.44, 1.75)
 BIAS_FLOOR = 0.1  # of all errors, more on one side than on the other: as good as none
 FEWEST = 200  # small numbers: fewer say little of a ratio
 WORST = ("fail", "inconclusive", "pass")
@@ -49,8 +51,8 @@ def measures() -> tuple[Measure, ...]:
     usual = LOGITS_LIMIT, PLACE_LIMIT
     return (
         Measure("", "square", root_pooled, usual),
-        Measure(", relative", "relative", pooled, (LOGITS_LIMIT, RELATIVE_LIMIT)),
-        Measure(", largest relative", "largest", percentile(100), (LARGEST_LIMIT,) * 2),
+        Measure(", relative", "relative", pooled, (LOGITS_LIMIT, PLACE_RELATIVE_LIMIT)),
+        Measure(", largest relative", "largest", percentile(100), (LARGEST_LIMIT, PLACE_LARGEST_LIMIT)),
         Measure(", upward", "upward", size_pooled, (BIAS_LIMIT,) * 2),
         Measure(", outward", "outward", size_pooled, (BIAS_LIMIT,) * 2),
     )

@@ -15,8 +15,8 @@ from surgery import constants, graph_of, rewire, set_value, value_of, weight_of
 
 from porter.families import families
 from porter.port import convert
-from porter.verify import dtype as dtype_level
 from porter.verify import benchmark, measuring
+from porter.verify import dtype as dtype_level
 from porter.verify.original import Original
 from porter.verify.prompts import Prompts, write_prompts
 from porter.verify.variants import VARIANTS
@@ -106,7 +106,7 @@ def another_scale(port: Path) -> None:
 @pytest.mark.parametrize(
     ("plant", "names"),
     [
-        (norms_in_bfloat16, ["logits, relative", "layers", "cache, largest relative"]),
+        (norms_in_bfloat16, ["logits, relative", "layers", "logits, largest relative"]),
         (tables_through_bfloat16, ["logits, relative", "cache, outward"]),  # cosines that were cut are too small
         (another_scale, ["logits, relative", "layers, relative"]),
     ],
@@ -210,8 +210,9 @@ def test_forced_routes_part_arithmetic_from_choices(
     plant(copy)
     found = checks(report(copy, checkpoint, "dtype"))
     assert (found["routes forced: logits"]["status"] == "fail") == found_by_arithmetic
-    choices = checks(report(copy, checkpoint, "distribution"))["routes changed, lead over noise"]
-    assert (choices["status"] == "pass") == found_by_arithmetic
+    if not found_by_arithmetic:
+        choices = checks(report(copy, checkpoint, "distribution"))["routes changed, lead over noise"]
+        assert choices["status"] == "fail"
 
 
 def test_a_port_that_does_not_run_fails(sound: tuple[Path, Path], tmp_path: Path) -> None:
