@@ -20,8 +20,8 @@ def _sdpa(original: Original, ids: np.ndarray) -> Trace:
 
 
 def _threads(original: Original, ids: np.ndarray) -> Trace:
-    """Two, or one where there were more."""
-    with original.otherwise(threads=1 if original.threads > 1 else 2):
+    """Half of them, or two where there is one."""
+    with original.otherwise(threads=original.threads // 2 if original.threads > 1 else 2):
         return original.run(ids)[0]
 
 
