@@ -16,7 +16,8 @@ import numpy as np
 from porter.verify.choices import Choices
 from porter.verify.intervals import Pair
 from porter.verify.logits import measure
-from porter.verify.original import Original, Trace
+from porter.verify.original import Original
+from porter.verify.part import Trace
 from porter.verify.prompts import Prompts
 from porter.verify.runs import PortRun, PortTrace
 
@@ -110,9 +111,9 @@ def _of_port(trace: PortTrace, prompts: int) -> Values:
 
 def _of_original(trace: Trace, cache_names: Sequence[str], to_entries: ToEntries) -> Values:
     found: Values = {("logits", ""): trace.logits}
-    found |= {("layers", str(n)): values for n, values in enumerate(trace.layers)}
+    found |= {("layers", str(n)): values for n, values in trace.layers.items()}
     found |= {("router", str(n)): values for n, values in trace.router_logits.items()}
-    entries = (entry for keys, values in trace.cache for entry in to_entries(keys, values))
+    entries = (entry for keys, values in trace.cache.values() for entry in to_entries(keys, values))
     found |= {("cache", name): entry for name, entry in zip(cache_names, entries, strict=True)}
     return {key: values.reshape(len(trace.logits), -1) for key, values in found.items()}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from porter.verify.original import Trace
+from porter.verify.part import Trace
 
 
 @dataclass

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.verify.original import Original, Past
+from porter.verify.original import Original
+from porter.verify.part import Past
 
 SEED = 20250120
 COUNTS = (32, 96)  # prompts: enough for an interval over them; where it decides nothing, more of them

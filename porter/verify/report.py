@@ -85,44 +85,16 @@ class ErrorAt:
 
 
 @dataclass(frozen=True)
-class DivergenceAt:
-    """The mean divergence from float64 of a position's distribution over the next token, in nats."""
-
-    position: int
-    port: float
-    original: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Numbers, or their names where JSON has none."""
-        return {"position": self.position, "port": _named(self.port), "original": _named(self.original)}
-
-
-@dataclass(frozen=True)
-class ExpertLoad:
-    """How many tokens each expert of a layer was given: [experts] of the port, and of the original at its dtype."""
-
-    layer: int
-    port: tuple[int, ...]
-    original: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts."""
-        return {"layer": self.layer, "port": list(self.port), "original": list(self.original)}
-
-
-@dataclass(frozen=True)
 class Figures:
     """What a chart is drawn of."""
 
     errors: tuple[ErrorAt, ...] = ()
-    positions: tuple[DivergenceAt, ...] = ()
-    experts: tuple[ExpertLoad, ...] = ()
 
     def __add__(self, other: Figures) -> Figures:
-        return Figures(self.errors + other.errors, self.positions + other.positions, self.experts + other.experts)
+        return Figures(self.errors + other.errors)
 
     def to_json(self) -> dict[str, Any]:
-        """Three lists."""
+        """A list of each kind."""
         return {name: [entry.to_json() for entry in entries] for name, entries in vars(self).items()}
 
 
@@ -168,6 +140,7 @@ class ParityReport:
     closeness: Closeness | None
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    slice: tuple[int, ...] | None = None  # the layers that were run, where not all were
 
     @property
     def status(self) -> Status:
@@ -199,6 +172,7 @@ class ParityReport:
             "kl": _number(near.kl) if near else None,
             "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
             "notes": list(self.notes),
+            "slice": None if self.slice is None else list(self.slice),
             "seconds": round(self.seconds, 3),
         }
 

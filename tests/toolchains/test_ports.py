@@ -85,7 +85,7 @@ class Told:
     def at(self, dtype: Any) -> tuple[np.ndarray, list[np.ndarray]]:
         trace, _ = Original(self.folder, dtype).run(self.ids)
         config = self.family.read(tiny.json.loads((self.folder / "config.json").read_text()))
-        entries = (e for layer in trace.cache for e in self.family.original_cache(config, *layer))
+        entries = (e for layer in trace.cache.values() for e in self.family.original_cache(config, *layer))
         return trace.logits[0].astype(np.float64), [np.moveaxis(e[0], 0, 1).astype(np.float64) for e in entries]
 
 
