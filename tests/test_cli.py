@@ -53,6 +53,8 @@ OPTIONS = {
         "--level": ("weights|semantics|dtype|distribution|all", "all"),
         "--public-key": ("pathlib.Path | None", None),
         "--tokens": ("int", 8),
+        "--layers": ("str | None", None),
+        "--memory": ("str | None", None),
         JSON: ("bool", False),
     },
     "inspect": {"PATH": ("Path", MUST), JSON: ("bool", False)},

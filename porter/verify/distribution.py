@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from porter.verify import semantics
+from porter.verify import findings
 from porter.verify.benchmark import Benchmark, Sides
 from porter.verify.intervals import Pair, Statistic, judge, mean, percentile, root_mean
 from porter.verify.report import Check, Level
@@ -75,7 +75,7 @@ def check_distribution(found: Benchmark, dtype: str) -> Level:
     checks = [_judge(measure, found.tokens, dtype) for measure in JUDGED]
     if found.routes.port:
         lead, place = found.choices.worst()
-        checks.append(Check.at_most("routes changed, lead over noise", lead, semantics.TIE, f"worst at {place}"))
+        checks.append(Check.at_most("routes changed, lead over noise", lead, findings.TIE, f"worst at {place}"))
     told = [_judge(measure, found.cost, dtype) for measure in TOLD]
     if found.routes.port:
         told.append(_judge(Measure("routes changed", "routes", mean, None), {"routes": found.routes}, dtype))
@@ -92,5 +92,5 @@ def _judge(measure: Measure, tokens: Mapping[str, Sides], dtype: str) -> Check:
 def _limit(order: int | None, dtype: str) -> float | None:
     if order is None:
         return None
-    error = semantics.LIMIT if dtype == "float32" else NARROW_LIMIT
+    error = findings.LIMIT if dtype == "float32" else NARROW_LIMIT
     return error**order if order else COUNT_LIMIT

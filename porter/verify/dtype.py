@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from porter.verify import semantics
+from porter.verify import findings
 from porter.verify.benchmark import Benchmark
 from porter.verify.intervals import judge, root_mean
 from porter.verify.report import Check, Level
@@ -30,7 +30,7 @@ def check_dtype(found: Benchmark, dtype: str) -> Level:
 
 def _limit(quantity: str, dtype: str) -> float:
     if dtype == "float32":  # where the order of a sum counts as much as any rounding: semantics has the limit for that
-        return semantics.LIMIT
+        return findings.LIMIT
     return LOGITS_LIMIT if quantity == "logits" else PLACE_LIMIT
 
 
@@ -38,7 +38,7 @@ def _worst(found: Benchmark, quantity: str, limit: float) -> Check:
     checks = []
     for (name, place), sides in found.squares.items():
         if name == quantity:
-            floor = semantics.FLOOR * float(np.sqrt(np.mean(found.sizes[name, place])))
+            floor = findings.FLOOR * float(np.sqrt(np.mean(found.sizes[name, place])))
             check = judge(quantity, sides.pair(), root_mean, limit, floor)
             where = f"worst at {place}" if place else ""
             checks.append(replace(check, detail="; ".join(filter(None, (where, check.detail)))))
