@@ -119,6 +119,15 @@ PROMPTS = Annotated[
 ]
 TOKENS = Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")]
 
+LAYERS = Annotated[
+    str | None,
+    typer.Option(help="Run only these, as 0-3,58-60, one behind the other: a slice, and the verdict says so."),
+]
+MEMORY = Annotated[
+    str | None,
+    typer.Option(help="How much to use, as 6GB: a larger model is run layer by layer. Most of what is free."),
+]
+
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
 TARGET_NAME = Annotated[
     str | None, typer.Argument(help="One target, or a TOML file of your own, with the source of every fact.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,10 @@ from porter.census import census
 from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
+from porter.package.plan import parse_size
 from porter.sign import Verifier
 from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
+from porter.verify.stages import Stages, parse_layers, plan_stages
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals
@@ -35,10 +39,14 @@ def verify(
     public_key: Path | None = None,
     tokens: int = 8,
     prompts: Path | None = None,
+    layers: str | None = None,
+    memory: str | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
-    its signature must hold, too. A file of `prompts` is read instead of those that come with porter.
+    its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
+    embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
+    A file of `prompts` is read instead of those that come with porter.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
@@ -49,11 +57,9 @@ def verify(
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
-    found: list[Level] = []
-    closeness: Closeness | None = None
-    notes: list[str] = []
-    asked: Asked | None = None
+    stages, notes = _stages(model, layers, memory)
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
+    found: list[Level] = []
     if "weights" in levels:
         from porter.verify.weights import check_weights
 
@@ -61,32 +67,75 @@ def verify(
         watch("comparing weights")
         level = check_weights(port, model)
         found.append(Level(level.name, (*signed, *level.checks)))
+    ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        if harm := _unfit(port, model, run):
-            found += harm
-        else:
-            from porter.verify.original import Originals
-            from porter.verify.own_weights import own_weights
-
-            originals = Originals(against, own_weights(port, model))
-            if "semantics" in levels:
-                level, closeness, notes = _semantics(port, model, originals, tokens, watch)
-                found.append(level)
-            if measured := [name for name in run if name != "semantics"]:
-                more, asked = _measured(port, model, originals, measured, texts, watch)
-                found += more
-                notes += texts.notes if texts else ()
+        harm = _unfit(port, model, run)
+        ran = Ran(tuple(harm), None, None) if harm else _run(port, model, against, stages, run, tokens, texts, watch)
     return ParityReport(
         port=str(folder),
         against=str(against),
         target=str(port.manifest["target"]),
         dtype=port.dtype,
-        levels=tuple(found),
-        closeness=closeness,
+        levels=(*found, *ran.levels),
+        closeness=ran.closeness,
         seconds=time.monotonic() - begun,
-        notes=tuple(notes),
-        prompts=asked,
+        notes=(*notes, *ran.notes),
+        prompts=ran.asked,
+        slice=None if layers is None else tuple(stages.layers),
     )
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the levels that run the port give."""
+
+    levels: tuple[Level, ...]
+    closeness: Closeness | None
+    asked: Asked | None
+    notes: tuple[str, ...] = ()
+
+
+def _run(
+    port: Port,
+    model: Model,
+    against: Path,
+    stages: Stages,
+    levels: Sequence[str],
+    tokens: int,
+    texts: Texts | None,
+    watch: Watch,
+) -> Ran:
+    """Port and original side by side: semantics, then what is measured."""
+    from porter.verify.original import Originals
+    from porter.verify.own_weights import own_weights
+
+    override = None if port.quantization is None else partial(own_weights, port, model)
+    originals = Originals(against, override, stages)
+    found: list[Level] = []
+    closeness: Closeness | None = None
+    asked: Asked | None = None
+    notes: list[str] = []
+    if "semantics" in levels:
+        level, closeness, notes = _semantics(port, model, originals, tokens, watch)
+        found.append(level)
+    if measured := [name for name in levels if name != "semantics"]:
+        others, asked = _measured(port, model, originals, measured, texts, watch)
+        found += others
+        notes += texts.notes if texts else ()
+    return Ran(tuple(found), closeness, asked, tuple(notes))
+
+
+def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stages, list[str]]:
+    """What is in memory at once, and what that means for the verdict."""
+    count, notes = model.config.num_hidden_layers, []
+    only = None if layers is None else parse_layers(layers, count)
+    stages = plan_stages(model, None if memory is None else parse_size(memory), only)
+    if only is not None:
+        left = count - len(stages.layers)
+        notes.append(f"a SLICE: layers {layers} were run, one behind the other; nothing is said of {left} others")
+    if not stages.resident:
+        notes.append(f"the model was read in {len(stages.parts)} parts, none of it kept")
+    return stages, notes
 
 
 def _verifier(public_key: Path | None, levels: Sequence[str]) -> Verifier | None:
@@ -133,7 +182,7 @@ def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str]]:
     from porter.verify.own_weights import check_codes
-    from porter.verify.runs import open_run
+    from porter.verify.runs import open_run, open_stage
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort
     from porter.verify.stories import each_size, stories_of
@@ -144,24 +193,23 @@ def _semantics(
         checks.append(check_codes(port, model, originals.tensors()))
         notes.append(f"the original was given what the {port.quantization} codes mean: their cost is told, not judged")
     watch("loading the original (transformers)")
-    exact, own = originals.exact, originals.at("float32")
+    exact, own, stages = originals.exact, originals.at("float32"), originals.stages
     try:
         watch("loading the port (ONNX Runtime)")
-        forced, free = open_run(port, model, forced=True), open_run(port, model, forced=False)
-        sides = Semantics(forced, exact, own, _entries(model))
-        for story in stories:
-            watch(story.name)
-            checks += sides.walk(story)
-        for name, run, story in each_size(forced, model, tokens):
-            watch(name)
-            checks += sides.of(run).walk(story)
-        watch("greedy decoding")
-        match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
+        open_forced = partial(open_stage, port, model, forced=True)
+        sides = Semantics(cache(open_forced) if stages.resident else open_forced, exact, own, _entries(model))
+        checks += sides.walk([*stories, *each_size(port, model, tokens)], watch)
+        if stages.resident:
+            watch("greedy decoding")
+            free = open_run(port, model, stages, forced=False)
+            match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
+        else:
+            match, greedy = sides.first_choices()
     except BrokenPort as error:
         return Level("semantics", (*checks, _broken(error))), None, notes
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
-    return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
+    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes
 
 
 def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: Sequence[str]) -> Texts:

@@ -19,10 +19,11 @@ from porter.verify.elementwise import Rule, measure, strange
 from porter.verify.experts import Experts
 from porter.verify.intervals import Sides
 from porter.verify.logits import measure as measure_logits
-from porter.verify.original import Original, Trace
+from porter.verify.original import Original
+from porter.verify.part import Trace
 from porter.verify.prompts import Prompts
 from porter.verify.runs import PortRun, PortTrace
-from porter.verify.variants import VARIANTS
+from porter.verify.variants import legal
 
 ToEntries = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 Key = tuple[str, str]  # a quantity, and the layer or cache entry where it was measured
@@ -96,7 +97,7 @@ class Benchmark:
 @np.errstate(all="ignore")  # what overflows is found, not warned of
 def add_prompts(found: Benchmark, prompts: Prompts, parties: Parties) -> None:
     """Runs prompts on all sides; the first of all on the original's variants, too."""
-    for batch in prompts.batches():
+    for batch in prompts.batches(parties.exact):
         ids = prompts.input_ids[batch]
         places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape), np.ones_like(ids)
         ported, _ = parties.port.run(ids, *places)
@@ -130,7 +131,7 @@ def _of_variants(
 ) -> dict[str, Errors]:
     """The original computed in other ways, each as legal as its own, in the place of the port."""
     found = {}
-    for name, run in VARIANTS.items():
+    for name, run in legal(parties.own.stages).items():
         trace = run(parties.own, ids)
         exact = of_own
         if trace.routes:
@@ -163,8 +164,8 @@ def _of_port(trace: PortTrace, prompts: int) -> Values:
 
 def _of_original(trace: Trace, cache_names: Sequence[str], to_entries: ToEntries) -> Values:
     found: Values = {("logits", ""): trace.logits}
-    found |= {("layers", str(n)): values for n, values in enumerate(trace.layers)}
+    found |= {("layers", str(n)): values for n, values in trace.layers.items()}
     found |= {("router", str(n)): values for n, values in trace.router_logits.items()}
-    entries = (entry for keys, values in trace.cache for entry in to_entries(keys, values))
+    entries = (entry for keys, values in trace.cache.values() for entry in to_entries(keys, values))
     found |= {("cache", name): entry for name, entry in zip(cache_names, entries, strict=True)}
     return {key: values.reshape(len(trace.logits), -1) for key, values in found.items()}

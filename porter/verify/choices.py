@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from porter.verify.original import Trace
+from porter.verify.findings import TIE
+from porter.verify.part import Trace
 from porter.verify.report import Check
-from porter.verify.semantics import TIE
 
 
 @dataclass

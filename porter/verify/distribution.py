@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from porter.verify import semantics
+from porter.verify import findings
 from porter.verify.benchmark import Benchmark
 from porter.verify.intervals import Pair, Sides, Statistic, judge, mean, percentile, root_mean
 from porter.verify.report import Check, Figures, Level
@@ -97,5 +97,5 @@ def _judge(measure: Measure, tokens: Mapping[str, Sides], dtype: str) -> Check:
 def _limit(measure: Measure, dtype: str) -> float | None:
     if measure.order is None:
         return None
-    error = semantics.LIMIT if dtype == "float32" else NARROW_LIMIT
+    error = findings.LIMIT if dtype == "float32" else NARROW_LIMIT
     return measure.rough * error**measure.order if measure.order else COUNT_LIMIT

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from porter.verify import semantics
+from porter.verify import findings
 from porter.verify.benchmark import Benchmark, Errors, Key
 from porter.verify.intervals import Pair, Statistic, judge, percentile, pooled, root_pooled, size_pooled
 from porter.verify.report import Check, ErrorAt, Figures, Level
@@ -88,7 +88,7 @@ def _strange(found: Benchmark) -> Check:
 def _limit(measure: Measure, quantity: str, dtype: str) -> float:
     narrow = measure.limits[0 if quantity == "logits" else 1]
     if dtype == "float32":  # where the order of a sum counts as much as any rounding: semantics has the limit for that
-        return semantics.LIMIT * max(narrow / SMALL_LIMIT, 1.0)
+        return findings.LIMIT * max(narrow / SMALL_LIMIT, 1.0)
     return narrow
 
 
@@ -108,7 +108,7 @@ def _nothing(errors: Errors, key: Key, measure: Measure) -> float:
     """An error of a measure that is as good as none."""
     if measure.name in ("upward", "outward"):
         return BIAS_FLOOR
-    return semantics.FLOOR * (errors.size(key) if measure.name == "square" else 1.0)
+    return findings.FLOOR * (errors.size(key) if measure.name == "square" else 1.0)
 
 
 def _reached(variant: Errors, key: Key, measure: Measure) -> float:

@@ -23,7 +23,7 @@ from porter.verify.texts import Texts
 
 if TYPE_CHECKING:
     from porter import verify as story
-    from porter.verify.original import Precision
+    from porter.verify.precision import Precision
 
 DECIDERS = {"dtype": check_dtype, "distribution": check_distribution}
 
@@ -56,8 +56,8 @@ def measure_levels(
 
 
 def _parties(port: Port, model: Model, originals: Originals, to_entries: ToEntries, *, routed: bool) -> Parties:
-    free = open_run(port, model, forced=False, deployed=True)
-    led = open_run(port, model, forced=True, deployed=True) if routed else None
+    free = open_run(port, model, originals.stages, forced=False, deployed=True)
+    led = open_run(port, model, originals.stages, forced=True, deployed=True) if routed else None
     return Parties(free, originals.at(cast("Precision", port.dtype)), originals.exact, led, to_entries)
 
 

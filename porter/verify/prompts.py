@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.verify.original import Original, Past
+from porter.verify.original import Original
+from porter.verify.part import Past
 
 SEED = 20250120
 COUNTS = (32, 96)  # prompts: enough for an interval over them; where it decides nothing, more of them
@@ -31,9 +32,9 @@ class Prompts:
     logits: np.ndarray  # [N, S, V]: the original's own in float64, all tokens in one call
     routes: dict[int, np.ndarray]  # layer → [N, S, K]: the experts that it chose in that call
 
-    def batches(self) -> Iterator[slice]:
+    def batches(self, original: Original) -> Iterator[slice]:
         """The prompts in groups that are run at once."""
-        return (slice(start, start + BATCH) for start in range(0, len(self.input_ids), BATCH))
+        return batches(len(self.input_ids), original)
 
     @property
     def written(self) -> slice:
@@ -62,10 +63,16 @@ def write_prompts(original: Original, positions: int | None, count: int) -> Prom
 def read_prompts(original: Original, ids: np.ndarray, opening: int = 1) -> Prompts:
     """Lets the original read what is written: ids [N, S + 1], text behind the `opening` tokens of each."""
     read, following = ids[:, :-1], ids[:, 1:]
-    traces = [original.run(read[start : start + BATCH])[0] for start in range(0, len(ids), BATCH)]
+    traces = [original.run(read[batch])[0] for batch in batches(len(ids), original)]
     routes = {n: np.concatenate([trace.routes[n] for trace in traces]) for n in traces[0].routes}
     shaped = {n: chosen.reshape(*read.shape, -1) for n, chosen in routes.items()}
     return Prompts(read, following, opening, np.concatenate([trace.logits for trace in traces]), shaped)
+
+
+def batches(count: int, original: Original) -> Iterator[slice]:
+    """So many prompts in groups that are run at once: all of them where each group would read the model anew."""
+    size = BATCH if original.stages.resident else count
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def length_within(positions: int | None) -> int:

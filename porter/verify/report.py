@@ -85,19 +85,6 @@ class ErrorAt:
 
 
 @dataclass(frozen=True)
-class DivergenceAt:
-    """The mean divergence from float64 of a position's distribution over the next token, in nats."""
-
-    position: int
-    port: float
-    original: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Numbers, or their names where JSON has none."""
-        return {"position": self.position, "port": _named(self.port), "original": _named(self.original)}
-
-
-@dataclass(frozen=True)
 class ExpertLoad:
     """How many tokens each expert of a layer was given: [experts] of the port, and of the original at its dtype."""
 
@@ -115,14 +102,13 @@ class Figures:
     """What a chart is drawn of."""
 
     errors: tuple[ErrorAt, ...] = ()
-    positions: tuple[DivergenceAt, ...] = ()
     experts: tuple[ExpertLoad, ...] = ()
 
     def __add__(self, other: Figures) -> Figures:
-        return Figures(self.errors + other.errors, self.positions + other.positions, self.experts + other.experts)
+        return Figures(self.errors + other.errors, self.experts + other.experts)
 
     def to_json(self) -> dict[str, Any]:
-        """Three lists."""
+        """A list of each kind."""
         return {name: [entry.to_json() for entry in entries] for name, entries in vars(self).items()}
 
 
@@ -184,6 +170,7 @@ class ParityReport:
     seconds: float
     notes: tuple[str, ...] = field(default=())
     prompts: Asked | None = None  # where none were asked
+    slice: tuple[int, ...] | None = None  # the layers that were run, where not all were
 
     @property
     def status(self) -> Status:
@@ -216,6 +203,7 @@ class ParityReport:
             "prompts": self.prompts.to_json() if self.prompts else None,
             "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
             "notes": list(self.notes),
+            "slice": None if self.slice is None else list(self.slice),
             "seconds": round(self.seconds, 3),
         }
 

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from porter.verify.original import Original, Trace
+from porter.verify.original import Original
+from porter.verify.part import Trace
+from porter.verify.stages import Stages
 
 
 def _sdpa(original: Original, ids: np.ndarray) -> Trace:
@@ -37,19 +39,24 @@ VARIANTS: dict[str, Callable[[Original, np.ndarray], Trace]] = {
 }
 
 
+def legal(stages: Stages) -> dict[str, Callable[[Original, np.ndarray], Trace]]:
+    """Those that read the model once: prompt by prompt, one that is not resident would be read as often."""
+    return {name: run for name, run in VARIANTS.items() if stages.resident or run is not _apart}
+
+
 def joined(traces: list[Trace]) -> Trace:
     """Calls of the same length as one call of all their prompts; what routers saw beside their routes is left out."""
     first = traces[0]
     return replace(
         first,
         logits=np.concatenate([t.logits for t in traces]),
-        layers=tuple(np.concatenate(layer) for layer in zip(*(t.layers for t in traces), strict=True)),
+        layers={n: np.concatenate([t.layers[n] for t in traces]) for n in first.layers},
         router_logits={n: np.concatenate([t.router_logits[n] for t in traces]) for n in first.router_logits},
         routes={n: np.concatenate([t.routes[n] for t in traces]) for n in first.routes},
         choice={},
         group_scores={},
-        cache=tuple(
-            (np.concatenate([t.cache[n][0] for t in traces]), np.concatenate([t.cache[n][1] for t in traces]))
-            for n in range(len(first.cache))
-        ),
+        cache={
+            n: (np.concatenate([t.cache[n][0] for t in traces]), np.concatenate([t.cache[n][1] for t in traces]))
+            for n in first.cache
+        },
     )

@@ -27,10 +27,11 @@ def test_the_original_writes_what_it_finds_likely(original: Callable[..., Origin
 
 
 def test_the_same_count_gives_the_same_prompts_and_another_others(original: Callable[..., Original]) -> None:
-    first, again, other = (write_prompts(original("qwen2"), 64, count) for count in (9, 9, 10))
+    writer = original("qwen2")
+    first, again, other = (write_prompts(writer, 64, count) for count in (9, 9, 10))
     assert (first.input_ids == again.input_ids).all()
     assert not (first.input_ids == other.input_ids[:9]).all()
-    assert [len(first.input_ids[batch]) for batch in first.batches()] == [BATCH, 9 - BATCH]
+    assert [len(first.input_ids[batch]) for batch in first.batches(writer)] == [BATCH, 9 - BATCH]
 
 
 @pytest.mark.parametrize(("positions", "length", "opening"), [(1, 1, 1), (10, 10, 1), (20, 20, 2), (None, LENGTH, 4)])
