@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -86,14 +87,16 @@ def convert(
 
 @app.command()
 def verify(
-    port: options.PORT,
-    against: options.AGAINST,
+    port: options.VERIFIED,
+    against: options.AGAINST = None,
     level: options.LEVEL = options.Level.all,
     public_key: options.PUBLIC_KEY = None,
     tokens: options.TOKENS = 8,
     prompts: options.PROMPTS = None,
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
+    bisect: options.BISECT = None,
+    replay: options.REPLAY = False,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
@@ -101,6 +104,10 @@ def verify(
     from porter import verify as story
     from porter.progress import progress
 
+    if replay:
+        _replay(port, against, as_json)
+    if against is None:
+        raise PorterError("Missing option '--against'", "`porter verify --help` lists what it takes")
     levels = story.LEVELS if level is options.Level.all else (str(level),)
     with progress(quiet=as_json) as watch:
         report = story.verify(
@@ -112,8 +119,18 @@ def verify(
             prompts=prompts,
             layers=layers,
             memory=memory,
+            bisect=bisect,
             watch=watch,
         )
+    render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
+    raise typer.Exit(report.exit_code)
+
+
+def _replay(folder: Path, against: Path | None, as_json: bool) -> NoReturn:
+    from porter import render
+    from porter.verify.replay import replay
+
+    report = replay(folder, against)
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
     raise typer.Exit(report.exit_code)
 

@@ -197,6 +197,8 @@ def _print_verdict(report: Mapping[str, Any]) -> None:
         greedy = "equal" if report["greedy_match"] else "not equal"
         near = f"max error {report['max_abs_error']:.2e}, cosine {report['cosine']:.12f}, KL {report['kl']:.1e}"
         out().print(f"logits: {near}; greedy tokens {greedy}", soft_wrap=True)
+    if report["located"]:
+        out().print(f"[bold]first fault:[/] {escape(_place(report['located']))}", soft_wrap=True)
     for note in report["notes"]:
         out().print(f"note: {escape(note)}", soft_wrap=True)
     verdict = {"pass": "parity holds", "fail": "parity FAILS", "inconclusive": "inconclusive"}[report["status"]]
@@ -204,6 +206,19 @@ def _print_verdict(report: Mapping[str, Any]) -> None:
     levels = f"{', '.join(others)} and {last}" if others else last
     where = f"at {levels} for {escape(report['target'])} in {report['dtype']} ({report['seconds']:.1f} s)"
     out().print(f"[{STATUS[report['status']]}]{verdict}[/] {where}")
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    """Where the first fault is, and by how much."""
+    layer = [] if found["layer"] is None else [f"layer {found['layer']}"]
+    where = ", ".join([*layer, *filter(None, [found["block"]])]) or found["quantity"]
+    value = f" ({found['value']} in {found['graph']})" if found["value"] else ""
+    if found["limit"]:
+        by = f"{_value({'value': found['ratio']})} times the original's own error, at most {found['limit']:g}"
+    else:
+        by = f"{found['ratio']} differ"
+    saved = f"; to run it alone: porter verify {found['folder']} --replay" if found["folder"] else ""
+    return f"{where}{value} in {found['scenario']}: {by}{saved}"
 
 
 def _value(check: Mapping[str, Any]) -> str:

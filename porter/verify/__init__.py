@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,12 @@ from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
-from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
+from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals
+    from porter.verify.scenarios import Scenario
     from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
@@ -41,18 +42,22 @@ def verify(
     prompts: Path | None = None,
     layers: str | None = None,
     memory: str | None = None,
+    bisect: Path | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
-    A file of `prompts` is read instead of those that come with porter.
+    A file of `prompts` is read instead of those that come with porter. Where semantics fails, the first block that is
+    wrong is named, and saved in the folder `bisect` to be run alone.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
+    if bisect is not None:
+        _check_bisect(bisect, levels)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
@@ -70,7 +75,11 @@ def verify(
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
         harm = _unfit(port, model, run)
-        ran = Ran(tuple(harm), None, None) if harm else _run(port, model, against, stages, run, tokens, texts, watch)
+        ran = (
+            Ran(tuple(harm), None, None)
+            if harm
+            else _run(port, model, against, stages, run, tokens, texts, bisect, watch)
+        )
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -82,6 +91,7 @@ def verify(
         notes=(*notes, *ran.notes),
         prompts=ran.asked,
         slice=None if layers is None else tuple(stages.layers),
+        located=ran.located,
     )
 
 
@@ -93,6 +103,7 @@ class Ran:
     closeness: Closeness | None
     asked: Asked | None
     notes: tuple[str, ...] = ()
+    located: Located | None = None
 
 
 def _run(
@@ -103,6 +114,7 @@ def _run(
     levels: Sequence[str],
     tokens: int,
     texts: Texts | None,
+    bisect: Path | None,
     watch: Watch,
 ) -> Ran:
     """Port and original side by side: semantics, then what is measured."""
@@ -115,14 +127,20 @@ def _run(
     closeness: Closeness | None = None
     asked: Asked | None = None
     notes: list[str] = []
+    located: Located | None = None
     if "semantics" in levels:
-        level, closeness, notes = _semantics(port, model, originals, tokens, watch)
+        level, closeness, notes, failing = _semantics(port, model, originals, tokens, watch)
+        if level.status == "fail":
+            level, located, more = _locate(port, model, originals, failing, level, bisect, watch)
+            notes += more
+        elif bisect is not None:
+            notes.append(f"nothing fails, so no block was written to {bisect}")
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
         others, asked = _measured(port, model, originals, measured, texts, watch)
         found += others
         notes += texts.notes if texts else ()
-    return Ran(tuple(found), closeness, asked, tuple(notes))
+    return Ran(tuple(found), closeness, asked, tuple(notes), located)
 
 
 def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stages, list[str]]:
@@ -180,7 +198,7 @@ def _check_installed(level: str) -> None:
 
 def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
-) -> tuple[Level, Closeness | None, list[str]]:
+) -> tuple[Level, Closeness | None, list[str], list[Scenario]]:
     from porter.verify.own_weights import check_codes
     from porter.verify.runs import open_run, open_stage
     from porter.verify.semantics import Semantics
@@ -188,6 +206,7 @@ def _semantics(
     from porter.verify.stories import each_size, stories_of
 
     stories, notes = stories_of(port, model, tokens)
+    every = [*stories, *each_size(port, model, tokens)]
     checks: list[Check] = []
     if port.quantization is not None:
         checks.append(check_codes(port, model, originals.tensors()))
@@ -198,7 +217,7 @@ def _semantics(
         watch("loading the port (ONNX Runtime)")
         open_forced = partial(open_stage, port, model, forced=True)
         sides = Semantics(cache(open_forced) if stages.resident else open_forced, exact, own, _entries(model))
-        checks += sides.walk([*stories, *each_size(port, model, tokens)], watch)
+        checks += sides.walk(every, watch)
         if stages.resident:
             watch("greedy decoding")
             free = open_run(port, model, stages, forced=False)
@@ -206,10 +225,44 @@ def _semantics(
         else:
             match, greedy = sides.first_choices()
     except BrokenPort as error:
-        return Level("semantics", (*checks, _broken(error))), None, notes
+        return Level("semantics", (*checks, _broken(error))), None, notes, []
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
-    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes
+    failed = {check.name.partition(": ")[0] for check in checks if check.status == "fail"}
+    failing = [story for story in every if story.name in failed]
+    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes, failing
+
+
+def _locate(
+    port: Port,
+    model: Model,
+    originals: Originals,
+    failing: Sequence[Scenario],
+    level: Level,
+    bisect: Path | None,
+    watch: Watch,
+) -> tuple[Level, Located | None, list[str]]:
+    """The first block that is wrong, its folder written where one is wanted, and the level with the blocks' errors."""
+    from porter.verify.bisect import Bisection
+    from porter.verify.replay import write
+
+    fault = Bisection(port, model, originals, _entries(model)).locate(failing, level.figures, watch)
+    notes, located = list(fault.notes), fault.located
+    if bisect is not None and fault.part is not None and located is not None:
+        write(bisect, fault.part)
+        located = replace(located, folder=str(bisect))
+    elif bisect is not None:
+        notes.append(f"no block could be written to {bisect}")
+    return replace(level, figures=level.figures + fault.figures), located, notes
+
+
+def _check_bisect(folder: Path, levels: Sequence[str]) -> None:
+    """A folder for the block that is wrong: looked at before anything else, so that a bad one costs no time."""
+    if "semantics" not in levels:
+        raise ParityError("blocks are looked at where semantics fails", "use --level semantics or all")
+    from porter.verify.replay import check_free
+
+    check_free(folder)
 
 
 def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: Sequence[str]) -> Texts:

@@ -133,6 +133,29 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Located:
+    """Where the first fault is: the block that, given what the original has, is itself off by more than it may be.
+
+    `quantity` says what was compared of its `value`: values, a cache, a rotation, or a mask or a choice of experts, where
+    `ratio` counts those that are others. Outside of layers there is none; where no block could be named, no block.
+    """
+
+    scenario: str
+    quantity: str
+    layer: int | None
+    block: str | None  # by the module's name within its layer
+    value: str | None  # as the graph calls it
+    ratio: float
+    limit: float
+    graph: str | None  # the file
+    folder: str | None = None  # where it was saved to be run alone
+
+    def to_json(self) -> dict[str, Any]:
+        """A ratio that is no number becomes its name."""
+        return {**vars(self), "ratio": _named(self.ratio)}
+
+
+@dataclass(frozen=True)
 class Asked:
     """The prompts of the levels that measure: where they came from, how many, and the SHA-256 of their token ids, each
     a little-endian 64-bit integer, prompt by prompt.
@@ -171,6 +194,7 @@ class ParityReport:
     notes: tuple[str, ...] = field(default=())
     prompts: Asked | None = None  # where none were asked
     slice: tuple[int, ...] | None = None  # the layers that were run, where not all were
+    located: Located | None = None  # where semantics fails
 
     @property
     def status(self) -> Status:
@@ -202,6 +226,7 @@ class ParityReport:
             "kl": _number(near.kl) if near else None,
             "prompts": self.prompts.to_json() if self.prompts else None,
             "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
+            "located": self.located.to_json() if self.located else None,
             "notes": list(self.notes),
             "slice": None if self.slice is None else list(self.slice),
             "seconds": round(self.seconds, 3),

@@ -70,12 +70,12 @@ class GraphSession:
         if stage is not None:  # each weight is read a few times and let go: a rearranged copy does not pay
             options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
-        with _blaming_the_port("does not load"):
+        with blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(graph, load_external_data=False))
             self._hidden = cut(built, stage) if stage is not None else None
             self._last = next(str(v.name) for v in built.graph.outputs if not str(v.name).startswith(PRESENT))
             if port.dtype != "float32":
-                weights = narrow_weights(built, port.folder) if deployed else wide(_stored(built))
+                weights = narrow_weights(built, port.folder) if deployed else wide(stored(built))
                 (emulate if deployed else widen)(built)
                 options.add_external_initializers(*weights)
             self._chosen = self._force(built) if forced else {}
@@ -109,7 +109,7 @@ class GraphSession:
         given = {
             n: np.asarray(a, NUMPY[self._inputs[n].type], order="C") for n, a in given.items() if n in self._inputs
         }
-        with _blaming_the_port("stops"):
+        with blaming_the_port("stops"):
             results = dict(zip(self._outputs, self._session.run(None, given), strict=True))
         last = results[self._last]
         if re.fullmatch(EMBEDDED, self._last):  # there is nothing behind it that reads the scaled ones
@@ -156,14 +156,15 @@ class GraphSession:
 
 
 @contextmanager
-def _blaming_the_port(what: str) -> Iterator[None]:
+def blaming_the_port(what: str) -> Iterator[None]:
+    """Whatever goes wrong within is the port's: raises BrokenPort, which says in a line what."""
     try:
         yield
     except Exception as error:  # ONNX Runtime, protobuf and onnx-ir raise types of their own, unrelated to one another
         raise BrokenPort(f"ONNX Runtime {what}: {str(error).splitlines()[0]}") from error
 
 
-def _stored(built: ir.Model) -> frozenset[str]:
+def stored(built: ir.Model) -> frozenset[str]:
     """The weights that lie in files."""
     weights = built.graph.initializers.items()
     return frozenset(str(name) for name, value in weights if isinstance(value.const_value, ir.ExternalTensor))
