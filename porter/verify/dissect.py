@@ -137,6 +137,7 @@ class Dissection:
         for name, weight in part.initializers.items():
             if name in wide:
                 weight.const_value = ir.Tensor(wide[name].numpy(), name=name)
-            elif isinstance(weight.const_value, ir.ExternalTensor):
-                weight.const_value.base_dir = self._folder
+            elif isinstance(tensor := weight.const_value, ir.ExternalTensor):
+                tensor.base_dir = self._folder
+                weight.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)  # mapped, not read
         return ir.Model(part, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))

@@ -118,11 +118,7 @@ def replay(folder: Path, against: Path | None = None) -> ParityReport:
     begun = time.monotonic()
     facts = _facts(folder)
     inputs, expected, own = (_arrays(folder / f"{name}.npz") for name in ("inputs", "expected", "own"))
-    check, ratio = _run(folder, facts, inputs, expected, own)
-    located = Located(
-        facts["scenario"], facts["kind"], facts["layer"], facts["block"], facts["value"],
-        ratio, float(check.limit or 0), facts["graph"], str(folder),
-    )  # fmt: skip
+    check, found = _run(folder, facts, inputs, expected, own)
     return ParityReport(
         port=str(folder),
         against=str(folder / "expected.npz"),
@@ -132,11 +128,11 @@ def replay(folder: Path, against: Path | None = None) -> ParityReport:
         closeness=None,
         seconds=time.monotonic() - begun,
         notes=(f"a block of a port in {facts['dtype']}, widened to float32",) if facts["widened"] else (),
-        located=located if check.status == "fail" else None,
+        located=_located(folder, facts, found) if found and found.fails else None,
     )
 
 
-def _run(folder: Path, facts: dict[str, Any], inputs: Arrays, expected: Arrays, own: Arrays) -> tuple[Check, float]:
+def _run(folder: Path, facts: dict[str, Any], inputs: Arrays, expected: Arrays, own: Arrays) -> tuple[Check, Judgement | None]:
     name = facts["block"] if facts["layer"] is None else f"layer {facts['layer']}: {facts['block']}"
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -144,10 +140,15 @@ def _run(folder: Path, facts: dict[str, Any], inputs: Arrays, expected: Arrays, 
         session = ort.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
         (value,) = session.run([facts["value"]], inputs)
     except Exception as error:  # ONNX Runtime raises types of its own, unrelated to one another
-        return Check(name, 1, 0, "fail", f"ONNX Runtime does not run it: {str(error).splitlines()[0]}"), math.inf
+        return Check(name, 1, 0, "fail", f"ONNX Runtime does not run it: {str(error).splitlines()[0]}"), None
     found = judge(facts["kind"], value, expected["value"], own["value"], expected["counted"])
-    detail = f"{facts['value']} in {facts['scenario']}; {facts['ratio']} when it was saved"
-    return Check.at_most(name, found.value, found.limit, detail), found.value
+    detail = f"{facts['value']} in {facts['scenario']}; {float(facts['ratio']):.3g} when it was saved"
+    return Check.at_most(name, found.value, found.limit, detail), found
+
+
+def _located(folder: Path, facts: dict[str, Any], found: Judgement) -> Located:
+    place = [facts[name] for name in ("scenario", "kind", "layer", "block", "value")]
+    return Located(*place, found.value, found.limit, facts["graph"], str(folder))
 
 
 def _facts(folder: Path) -> dict[str, Any]:
