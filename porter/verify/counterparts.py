@@ -12,7 +12,7 @@ from porter.verify.taps import Tap
 
 def has_counterpart(tap: Tap, moment: Moment) -> bool:
     """Whether the original computed something there that can be compared."""
-    if tap.kind == "cache":
+    if tap.kind in ("cache", "entry"):
         return tap.layer in moment.trace.cache
     if tap.kind == "choice":
         return tap.layer in moment.trace.routes
@@ -30,9 +30,11 @@ def has_counterpart(tap: Tap, moment: Moment) -> bool:
 
 def laid_out(tap: Tap, piece: Piece, moment: Moment, to_entries: ToEntries) -> np.ndarray:
     """The value of the original at this tap, for the tokens and places of a piece: the shape that the port has."""
-    if tap.kind == "cache":
+    if tap.kind in ("cache", "entry"):
         assert tap.layer is not None
-        return piece.cached(to_entries(*moment.trace.cache[tap.layer])[tap.entry], piece.places)
+        entry = to_entries(*moment.trace.cache[tap.layer])[tap.entry]
+        before = entry.shape[2] - moment.trace.logits.shape[1]  # places in front of the call's
+        return piece.cached(entry, piece.places if tap.kind == "cache" else before + piece.columns)
     if tap.kind == "choice":
         assert tap.layer is not None
         array: np.ndarray | None = moment.trace.routes[tap.layer]

@@ -14,13 +14,15 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
+from porter.dialect import CACHE_UPDATE, CACHE_WRITE
 from porter.verify.cut import CACHED, EMBEDDED
 from porter.verify.inner import Source
 from porter.verify.session import CHOSEN, PRESENT, WATCHED
 
-Kind = Literal["values", "rotation", "cache", "mask", "choice"]
+Kind = Literal["values", "rotation", "entry", "cache", "mask", "choice"]
 
 LAYER = re.compile(r"((?:.*\.)?layers\.(\d+))(?:\.(.*))?")
+UPDATE = re.compile(rf"(.*\.(?:{CACHE_UPDATE.name}|{CACHE_WRITE.name})(?:_\d+)?)\..*")
 ROTATION = re.compile(r"(.*)\.(cosines|sines)")
 MASK = "mask."  # in front of the names of what is computed once for all layers
 OF_NO_MODULE = (MASK, "shapes.", "places.")
@@ -29,8 +31,8 @@ RESIDUAL = "residual"  # what no module inside a layer computes: the sums
 
 @dataclass(frozen=True)
 class Tap:
-    """A value of a port's graph and its counterpart: `source`, or for a cache entry its number, for a choice the layer
-    alone. The block is the module that computes it, by its name within the layer.
+    """A value of a port's graph and its counterpart: `source`, or the number of a `cache` entry and of what goes into it,
+    an `entry`; for a choice the layer alone. The block is the module that computes it, by its name within the layer.
     """
 
     value: str
@@ -65,6 +67,7 @@ def _special(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
             layer = int(found[1])
             entry = entries[layer] = entries.get(layer, -1) + 1
             yield Tap(str(value.name), "cache", layer, "cache", entry=entry, rank=4)
+            yield from _entry(graph, value, layer, entry, modules)
     for value in _values(graph):
         name = str(value.name)
         if found := ROTATION.fullmatch(name):
@@ -81,6 +84,18 @@ def _special(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
             layers = [found[1] for node in _readers(value) if (found := LAYER.match(str(node.name)))]
             if layers and layers[0] in modules:
                 yield Tap(name, "mask", None, MASK.removesuffix("."), Source(layers[0], "mask"), rank=4)
+
+
+def _entry(graph: ir.Graph, cached: ir.Value, layer: int, entry: int, modules: Mapping[str, bool]) -> Iterator[Tap]:
+    """What new tokens bring into a cache: the one value that the nodes of its update read of others, but for the past."""
+    node = cached.producer()
+    if node is not None and (update := UPDATE.fullmatch(str(node.name))):
+        nodes = [node for node in graph if str(node.name).startswith(f"{update[1]}.")]
+        new = {str(v.name): v for node in nodes for v in node.inputs if v is not None and _enters(v, update[1])}
+        if len(new) == 1:
+            ((name, value),) = new.items()
+            block = _block(str(getattr(value.producer(), "name", "")), modules)
+            yield Tap(name, "entry", layer, block, entry=entry, rank=4)
 
 
 def _between(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
