@@ -122,7 +122,9 @@ class Bisection:
                 if first:
                     tap, found = first
                     own, picked = self._own(tap, piece, baseline), counted(tap, piece, _tied(tap, moment, baseline))
-                    return self._fault(search, n, cut, piece.graph, tap, found, feed, (expected[tap.value], own, picked))
+                    return self._fault(
+                        search, n, cut, piece.graph, tap, found, feed, (expected[tap.value], own, picked)
+                    )
         return None
 
     def _own(self, tap: Tap, piece: Piece, baseline: Moment) -> np.ndarray:

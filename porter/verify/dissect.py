@@ -107,7 +107,9 @@ class Dissection:
             feed[tap.value + GIVEN] = expected[tap.value] * scale if tap.embedding else expected[tap.value]
         if self._hidden is not None and moment.hidden is not None:
             hidden = piece.tokens(moment.hidden)  # [b, s, D]; between layers [b * s, D]
-            feed[self._hidden] = hidden if re.fullmatch(EMBEDDED, self._hidden) else hidden.reshape(-1, hidden.shape[-1])
+            feed[self._hidden] = (
+                hidden if re.fullmatch(EMBEDDED, self._hidden) else hidden.reshape(-1, hidden.shape[-1])
+            )
         return feed
 
     def _past(self, piece: Piece, moment: Moment, to_entries: ToEntries) -> Arrays:

@@ -60,7 +60,11 @@ def modules_of(part: Part) -> dict[str, bool]:
 
 
 def tell(
-    part: Part, story: Scenario, masks: Sequence[np.ndarray], sources: Iterable[Source], given: Sequence[np.ndarray] | None
+    part: Part,
+    story: Scenario,
+    masks: Sequence[np.ndarray],
+    sources: Iterable[Source],
+    given: Sequence[np.ndarray] | None,
 ) -> list[Moment]:
     """A story on the original in float64, with these values recorded; `masks` [B, places] are over all places so far.
 

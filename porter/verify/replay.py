@@ -67,6 +67,8 @@ def judge(kind: str, port: np.ndarray, expected: np.ndarray, own: np.ndarray, co
     """A value of a port against the original's in float64, beside the original's own in float32; where the original
     itself has no finite numbers nothing is decided.
     """
+    if kind == "mask" and port.ndim < expected.ndim:  # a port may have it once for all sequences
+        port = np.broadcast_to(port, np.broadcast_shapes(port.shape, expected.shape))
     if port.shape != expected.shape:
         return Judgement(math.inf, LIMIT)
     picked = np.broadcast_to(counted, expected.shape)
@@ -132,7 +134,9 @@ def replay(folder: Path, against: Path | None = None) -> ParityReport:
     )
 
 
-def _run(folder: Path, facts: dict[str, Any], inputs: Arrays, expected: Arrays, own: Arrays) -> tuple[Check, Judgement | None]:
+def _run(
+    folder: Path, facts: dict[str, Any], inputs: Arrays, expected: Arrays, own: Arrays
+) -> tuple[Check, Judgement | None]:
     name = facts["block"] if facts["layer"] is None else f"layer {facts['layer']}: {facts['block']}"
     options = ort.SessionOptions()
     options.log_severity_level = 4

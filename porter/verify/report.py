@@ -71,7 +71,7 @@ class ErrorAt:
     level: str
     scenario: str
     quantity: str
-    place: str  # the cache entry "3.key", the layer "3", or nothing
+    place: str  # the cache entry "3.key", the layer "3", of a block its value in the graph, or nothing
     layer: int | None
     port: float
     original: float

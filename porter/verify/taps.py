@@ -54,7 +54,7 @@ def taps_of(model: ir.Model, modules: Mapping[str, bool]) -> list[Tap]:
     found: dict[str, Tap] = {}
     for tap in (*_special(graph, modules), *_between(graph, modules)):
         rank, width = shapes.get(tap.value, (tap.rank, None))
-        found.setdefault(tap.value, replace(tap, rank=rank, width=width))
+        found.setdefault(tap.value, replace(tap, rank=rank if tap.kind == "values" else tap.rank, width=width))
     order = {str(v.name): n for n, v in enumerate(v for node in graph for v in node.outputs)}
     return sorted(found.values(), key=lambda tap: order[tap.value])
 
