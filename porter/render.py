@@ -210,13 +210,10 @@ def _print_verdict(report: Mapping[str, Any]) -> None:
 
 def _place(found: Mapping[str, Any]) -> str:
     """Where the first fault is, and by how much."""
-    layer = [] if found["layer"] is None else [f"layer {found['layer']}"]
-    where = ", ".join([*layer, *filter(None, [found["block"]])]) or found["quantity"]
+    parts = [None if found["layer"] is None else f"layer {found['layer']}", found["block"]]
+    where = ", ".join(filter(None, parts)) or found["quantity"]
     value = f" ({found['value']} in {found['graph']})" if found["value"] else ""
-    if found["limit"]:
-        by = f"{_value({'value': found['ratio']})} times the original's own error, at most {found['limit']:g}"
-    else:
-        by = f"{found['ratio']} differ"
+    by = f"{_value({'value': found['ratio']})} " + ("times the original's own error" if found["limit"] else "differ")
     saved = f"; to run it alone: porter verify {found['folder']} --replay" if found["folder"] else ""
     return f"{where}{value} in {found['scenario']}: {by}{saved}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +57,9 @@ def verify(
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
     if bisect is not None:
-        _check_bisect(bisect, levels)
+        from porter.verify.replay import check_free
+
+        check_free(bisect, levels)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
@@ -131,7 +133,10 @@ def _run(
     if "semantics" in levels:
         level, closeness, notes, failing = _semantics(port, model, originals, tokens, watch)
         if level.status == "fail":
-            level, located, more = _locate(port, model, originals, failing, level, bisect, watch)
+            from porter.verify.bisect import Bisection, locate
+
+            search = Bisection(port, model, originals, _entries(model))
+            level, located, more = locate(search, failing, level, bisect, watch)
             notes += more
         elif bisect is not None:
             notes.append(f"nothing fails, so no block was written to {bisect}")
@@ -231,38 +236,6 @@ def _semantics(
     failed = {check.name.partition(": ")[0] for check in checks if check.status == "fail"}
     failing = [story for story in every if story.name in failed]
     return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes, failing
-
-
-def _locate(
-    port: Port,
-    model: Model,
-    originals: Originals,
-    failing: Sequence[Scenario],
-    level: Level,
-    bisect: Path | None,
-    watch: Watch,
-) -> tuple[Level, Located | None, list[str]]:
-    """The first block that is wrong, its folder written where one is wanted, and the level with the blocks' errors."""
-    from porter.verify.bisect import Bisection
-    from porter.verify.replay import write
-
-    fault = Bisection(port, model, originals, _entries(model)).locate(failing, level.figures, watch)
-    notes, located = list(fault.notes), fault.located
-    if bisect is not None and fault.part is not None and located is not None:
-        write(bisect, fault.part)
-        located = replace(located, folder=str(bisect))
-    elif bisect is not None:
-        notes.append(f"no block could be written to {bisect}")
-    return replace(level, figures=level.figures + fault.figures), located, notes
-
-
-def _check_bisect(folder: Path, levels: Sequence[str]) -> None:
-    """A folder for the block that is wrong: looked at before anything else, so that a bad one costs no time."""
-    if "semantics" not in levels:
-        raise ParityError("blocks are looked at where semantics fails", "use --level semantics or all")
-    from porter.verify.replay import check_free
-
-    check_free(folder)
 
 
 def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: Sequence[str]) -> Texts:

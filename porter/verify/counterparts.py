@@ -53,8 +53,8 @@ def laid_out(tap: Tap, piece: Piece, moment: Moment, to_entries: ToEntries) -> n
 
 
 def counted(tap: Tap, piece: Piece, tied: np.ndarray | None) -> np.ndarray:
-    """Which numbers are to be compared: bool, of a shape that the value's can be broadcast to. No padding, and of choices
-    none that could be either way, which `tied` [B, S] says of each token.
+    """Which numbers are to be compared: bool, of a shape that goes over the value's. No padding, and of choices none
+    that could be either way, which `tied` [B, S] says of each token.
     """
     if tap.kind == "cache":
         return piece.kept[:, None, :, None]

@@ -56,8 +56,8 @@ class Dissection:
         return {tap.source for tap in self.taps if tap.source}
 
     def open(self, moment: Moment) -> None:
-        """Cuts the graph, and makes it ready to run, once. A place whose counterpart turns out to be none, as a `moment`
-        of the original shows, is left alone.
+        """Cuts the graph, once, and makes it ready to run. A place that has no counterpart after all, as a `moment` of
+        the original shows, is left alone.
         """
         if self._session is not None:
             return
@@ -92,9 +92,8 @@ class Dissection:
 
     def given(self, alone: ir.Model, feed: Mapping[str, np.ndarray]) -> Arrays:
         """What a block taken out of this graph is to be fed with."""
-        arrays = {str(v.name): feed.get(f"{v.name}{GIVEN}", feed.get(str(v.name))) for v in alone.graph.inputs}
-        kinds = {str(v.name): v.dtype for v in alone.graph.inputs}
-        return {n: np.ascontiguousarray(a, kinds[n].numpy()) for n, a in arrays.items()}
+        arrays = {v: feed.get(f"{v.name}{GIVEN}", feed.get(str(v.name))) for v in alone.graph.inputs}
+        return {str(v.name): np.ascontiguousarray(a, v.dtype.numpy()) for v, a in arrays.items() if v.dtype}
 
     def feed(
         self, piece: Piece, moment: Moment, expected: Mapping[str, np.ndarray], scale: float, to_entries: ToEntries
@@ -106,10 +105,8 @@ class Dissection:
         for tap in self.taps:
             feed[tap.value + GIVEN] = expected[tap.value] * scale if tap.embedding else expected[tap.value]
         if self._hidden is not None and moment.hidden is not None:
-            hidden = piece.tokens(moment.hidden)  # [b, s, D]; between layers [b * s, D]
-            feed[self._hidden] = (
-                hidden if re.fullmatch(EMBEDDED, self._hidden) else hidden.reshape(-1, hidden.shape[-1])
-            )
+            hidden, rows = piece.tokens(moment.hidden), re.fullmatch(EMBEDDED, self._hidden)
+            feed[self._hidden] = hidden if rows else hidden.reshape(-1, hidden.shape[-1])  # between layers [b * s, D]
         return feed
 
     def _past(self, piece: Piece, moment: Moment, to_entries: ToEntries) -> Arrays:

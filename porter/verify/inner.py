@@ -158,7 +158,7 @@ class _Inside:
     def _behind(self, sources: Sequence[Source]) -> Callable[..., Any]:
         def hook(module: Any, inputs: Any, output: Any) -> Any:
             if isinstance(output, torch.Tensor):
-                return [self._seen(source, output) for source in sources][0] if sources else output
+                return self._all(sources, output)
             parts = list(output)
             for source in sources:
                 if source.number < len(parts):
@@ -166,6 +166,13 @@ class _Inside:
             return tuple(parts)
 
         return hook
+
+    def _all(self, sources: Sequence[Source], output: torch.Tensor) -> torch.Tensor:
+        """One value, although of complex numbers both parts are asked for."""
+        instead = output
+        for source in sources:
+            instead = self._seen(source, output)
+        return instead
 
     def _seen(self, source: Source, value: Any) -> Any:
         """Records a value, and gives what takes its place."""

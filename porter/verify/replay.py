@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,10 @@ def judge(kind: str, port: np.ndarray, expected: np.ndarray, own: np.ndarray, co
     return Judgement(found.ratio(), LIMIT, *errors)
 
 
-def check_free(folder: Path) -> None:
-    """Raises ParityError where something stands in the place of a folder that is to be written."""
+def check_free(folder: Path, levels: Sequence[str]) -> None:
+    """Raises ParityError where a folder that is to be written is there already, or would never be written."""
+    if "semantics" not in levels:
+        raise ParityError("blocks are looked at where semantics fails", "use --level semantics or all")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ParityError(f"'{folder}' is there already", "name a new folder, or empty this one")
 
@@ -151,8 +153,8 @@ def _run(
 
 
 def _located(folder: Path, facts: dict[str, Any], found: Judgement) -> Located:
-    place = [facts[name] for name in ("scenario", "kind", "layer", "block", "value")]
-    return Located(*place, found.value, found.limit, facts["graph"], str(folder))
+    block = {name: facts[name] for name in ("scenario", "layer", "block", "value", "graph")}
+    return Located(quantity=facts["kind"], ratio=found.value, limit=found.limit, folder=str(folder), **block)
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -136,8 +136,9 @@ class Level:
 class Located:
     """Where the first fault is: the block that, given what the original has, is itself off by more than it may be.
 
-    `quantity` says what was compared of its `value`: values, a cache, a rotation, or a mask or a choice of experts, where
-    `ratio` counts those that are others. Outside of layers there is none; where no block could be named, no block.
+    `quantity` says what was compared at its `value`: values, a rotation, a cache or the entry that goes into it; or a
+    mask or a choice of experts, where `ratio` counts those that are others. Outside of layers there is no layer; where
+    no block shows the fault by itself, only the layer is named.
     """
 
     scenario: str

@@ -1,4 +1,4 @@
-"""Where a port's graph can be compared inside: its values that have a counterpart among those of the original's modules.
+"""Where a port's graph can be compared inside: at values that have a counterpart among those of the original's modules.
 
 Nodes carry the path of the module that they were built by, and modules are called as in the original. So what leaves
 a module's nodes is what the original's module of that name gives, and what enters them what it is given.
@@ -31,8 +31,8 @@ RESIDUAL = "residual"  # what no module inside a layer computes: the sums
 
 @dataclass(frozen=True)
 class Tap:
-    """A value of a port's graph and its counterpart: `source`, or the number of a `cache` entry and of what goes into it,
-    an `entry`; for a choice the layer alone. The block is the module that computes it, by its name within the layer.
+    """A value of a port's graph and its counterpart: `source`, or for a cache and what goes into it the number of the
+    `entry`; for a choice the layer alone. The block is the module that computes it, by its name within the layer.
     """
 
     value: str
@@ -87,7 +87,7 @@ def _special(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
 
 
 def _entry(graph: ir.Graph, cached: ir.Value, layer: int, entry: int, modules: Mapping[str, bool]) -> Iterator[Tap]:
-    """What new tokens bring into a cache: the one value that the nodes of its update read of others, but for the past."""
+    """What new tokens bring into a cache: the one value that the nodes of its update read, but for the past."""
     node = cached.producer()
     if node is not None and (update := UPDATE.fullmatch(str(node.name))):
         nodes = [node for node in graph if str(node.name).startswith(f"{update[1]}.")]
