@@ -74,14 +74,10 @@ def verify(
         watch("comparing weights")
         level = check_weights(port, model)
         found.append(Level(level.name, (*signed, *level.checks)))
+    run = [level for level in levels if level != "weights"]
     ran = Ran((), None, None)
-    if run := [level for level in levels if level != "weights"]:
-        harm = _unfit(port, model, run)
-        ran = (
-            Ran(tuple(harm), None, None)
-            if harm
-            else _run(port, model, against, stages, run, tokens, texts, bisect, watch)
-        )
+    if run:
+        ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -119,7 +115,9 @@ def _run(
     bisect: Path | None,
     watch: Watch,
 ) -> Ran:
-    """Port and original side by side: semantics, then what is measured."""
+    """Port and original side by side: semantics, then what is measured; of a damaged port only that it is."""
+    if harm := _unfit(port, model, levels):
+        return Ran(tuple(harm), None, None)
     from porter.verify.original import Originals
     from porter.verify.own_weights import own_weights
 

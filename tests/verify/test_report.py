@@ -128,6 +128,7 @@ def test_json_has_the_fields_of_the_contract() -> None:
         "kl": 1e-9,
         "prompts": None,
         "figures": {"errors": [], "experts": []},
+        "located": None,
         "notes": ["a note"],
         "slice": None,
         "seconds": 1.235,
