@@ -66,8 +66,9 @@ def _special(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
         if (found := re.fullmatch(CACHED, str(value.name))) and value.producer() is not None:
             layer = int(found[1])
             entry = entries[layer] = entries.get(layer, -1) + 1
-            yield Tap(str(value.name), "cache", layer, "cache", entry=entry, rank=4)
-            yield from _entry(graph, value, layer, entry, modules)
+            new = list(_entry(graph, value, layer, entry, modules))
+            block = "cache" if new else _block(str(getattr(value.producer(), "name", "")), modules)
+            yield from (*new, Tap(str(value.name), "cache", layer, block, entry=entry, rank=4))
     for value in _values(graph):
         name = str(value.name)
         if found := ROTATION.fullmatch(name):

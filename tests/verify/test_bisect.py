@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,10 +22,14 @@ from test_planted_faults import BIAS, EXPERTS, FAULTS, scale_routed_experts_by_t
 from porter.manifest import open_port
 from porter.model import understand
 from porter.port import convert
-from porter.verify import replay
+from porter.verify import bisect, replay
 from porter.verify.bisect import Bisection, Fault
+from porter.verify.dissect import Dissection
 from porter.verify.original import Originals
+from porter.verify.own_weights import own_weights
+from porter.verify.replay import Judgement
 from porter.verify.report import Figures, Located
+from porter.verify.session import BrokenPort
 from porter.verify.stages import Stages, whole
 from porter.verify.stories import each_size, stories_of
 
@@ -145,11 +151,14 @@ def search(port: Path, checkpoint: Path, stages: Stages | None = None) -> Fault:
     """What is found in all stories, one after the other."""
     opened = open_port(port)
     model = understand(checkpoint, opened.manifest.get("attention") or "auto", opened.quantization)
+    original = originals(checkpoint, stages)
+    if opened.quantization is not None:  # then it is given what the codes mean
+        original = Originals(checkpoint, partial(own_weights, opened, model), original.stages)
     stories = [*stories_of(opened, model, 3)[0], *each_size(opened, model, 3)]
     bisection = Bisection(
         opened,
         model,
-        originals(checkpoint, stages),
+        original,
         lambda keys, values: model.family.original_cache(model.config, keys, values),
     )
     return bisection.locate(stories, Figures(), lambda stage: None)
@@ -234,10 +243,11 @@ def test_in_every_form_of_a_port(form: str, deepseek: Path, tmp_path: Path) -> N
     file = "decode.onnx" if form == "fixed" else "model.onnx"
     with graph_of(port, file) as graph:
         scale_routed_experts_by_two_percent_less(graph)
-    code, report = verify(port, deepseek)
+    code, report = verify(port, deepseek, "--bisect", tmp_path / "block")
     found = report["located"]
     assert isinstance(found, dict)
     assert (code, found["layer"], found["block"], found["graph"]) == (1, 1, "mlp.gate", file)
+    assert run("verify", tmp_path / "block", "--replay").code == 1
 
 
 @pytest.mark.parametrize("memory", [("--layers", "1-2"), ("--memory", "1GB")])
@@ -341,6 +351,45 @@ def test_a_saved_block_fails_alone_until_it_is_repaired(
 def test_one_number_of_the_graph_is_all_that_a_norm_takes(block: Path) -> None:
     assert run("verify", block, "--replay").code == 1
     assert run("verify", repaired(block, right_epsilon), "--replay").code == 0
+
+
+@pytest.mark.parametrize("form", ["int4:32", "fixed", "bfloat16"])
+def test_any_block_can_be_run_alone(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of sound ports, each in its turn taken for a fault: saved and run alone, they are none."""
+    checkpoint = tiny.write_checkpoint(
+        tmp_path / "checkpoint", tiny.sample("qwen3_moe", hidden_size=64, moe_intermediate_size=32)
+    )
+    options = {"int4:32": {"quantize": form}, "fixed": {"shape": "sequence=8,context=64"}, "bfloat16": {"dtype": form}}
+    convert(checkpoint, "moore-threads-s4000", tmp_path / "port", **options[form])
+    calls = itertools.count()
+    true, chosen = bisect.judge, 0
+
+    def accuse(*given: Any) -> Judgement:
+        found = true(*given)
+        return Judgement(np.inf, found.limit) if next(calls) == chosen else found
+
+    monkeypatch.setattr(bisect, "judge", accuse)
+    for chosen in range(0, 60, 10):  # among 63 to 69
+        calls = itertools.count()
+        part = search(tmp_path / "port", checkpoint, whole(3)).part
+        assert part is not None
+        replay.write(tmp_path / str(chosen), part)
+        assert replay.replay(tmp_path / str(chosen)).exit_code == 0, part.facts
+
+
+def test_without_a_block_the_layer_is_named(
+    another_epsilon: Path, deepseek: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*given: object) -> None:
+        raise BrokenPort("it stops")
+
+    monkeypatch.setattr(Dissection, "run", stops)
+    code, report = verify(another_epsilon, deepseek, "--bisect", tmp_path / "block")
+    found = report["located"]
+    assert isinstance(found, dict)
+    assert (code, found["layer"], found["block"], found["quantity"]) == (1, 0, None, "layers")
+    assert "no block can be named as the first that is wrong: it stops" in report["notes"]  # type: ignore[operator]
+    assert not (tmp_path / "block").exists()
 
 
 def test_a_choice_of_experts_is_run_again(deepseek_port: Path, deepseek: Path, tmp_path: Path) -> None:
