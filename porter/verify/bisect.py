@@ -85,13 +85,13 @@ class Bisection:
     @np.errstate(all="ignore")
     def locate(self, stories: Sequence[Scenario], figures: Figures, watch: Callable[[str], None]) -> Fault:
         """The first fault in stories that fail; where no block shows it by itself, the first layer that fails, as the
-        `figures` of the level have it.
+        `figures` of the level have it. What does not fit into memory is read once more, not once a story.
         """
         if not stories:  # what fails is none, and says itself what it is
             return Fault()
         reason = "no block by itself leaves the band"
         try:
-            for story in stories:
+            for story in stories if self._originals.stages.resident else stories[:1]:
                 watch(f"looking for the fault: {story.name}")
                 if (fault := self._search(story)) is not None:
                     return fault

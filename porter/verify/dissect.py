@@ -41,13 +41,13 @@ class Dissection:
         modules: Mapping[str, bool],
     ) -> None:
         self._folder = port.folder
+        self._wide = wide if port.dtype != "float32" else None
         self._weights: Weights = ([], [])
         self._session: ort.InferenceSession | None = None
         with blaming_the_port("does not load"):
             self._model = ir.from_proto(onnx.load(graph, load_external_data=False))
             self._hidden = cut(self._model, stage) if stage is not None else None
-            if port.dtype != "float32":
-                self._weights = wide(stored(self._model))
+            if self._wide is not None:
                 widen(self._model)
         self.taps = taps_of(self._model, modules)
 
@@ -72,6 +72,8 @@ class Dissection:
                 self._model.graph.inputs.append(given)
             if not value.is_graph_output():
                 self._model.graph.outputs.append(value)
+        if self._wide is not None:  # now, when the original is out of memory
+            self._weights = self._wide(stored(self._model))
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -135,7 +137,7 @@ class Dissection:
         wide = dict(zip(*self._weights, strict=True))
         for name, weight in part.initializers.items():
             if name in wide:
-                weight.const_value = ir.Tensor(wide[name].numpy(), name=name)
+                weight.const_value = ir.Tensor(wide[name].numpy().copy(), name=name)  # a view ends with this cut
             elif isinstance(tensor := weight.const_value, ir.ExternalTensor):
                 tensor.base_dir = self._folder
                 weight.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)  # mapped, not read
