@@ -100,7 +100,9 @@ def _entry(graph: ir.Graph, cached: ir.Value, layer: int, entry: int, modules: M
 
 
 def _between(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
-    """What modules give, innermost first, then what those that have none inside are given."""
+    """What modules give, innermost first; then what those that have none inside are given, outermost first, so that one
+    deep inside which reads what is not meant for it does not speak for it.
+    """
     nodes: dict[str, list[ir.Node]] = {}
     for node in graph:
         for path in _paths(str(node.name)):
@@ -112,7 +114,7 @@ def _between(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
         leaving = [v for node in nodes[name] for v in node.outputs if _leaves(v, name)]
         if len(leaving) == 1:  # a router gives logits, weights and choice
             yield _tap(leaving[0], modules, Source(name, "out", int(name in routers)))
-    for name in (name for name in inward if modules[name]):
+    for name in (name for name in reversed(inward) if modules[name]):
         entering = {str(v.name): v for node in nodes[name] for v in node.inputs if v is not None and _enters(v, name)}
         if len(entering) == 1:
             (value,) = entering.values()

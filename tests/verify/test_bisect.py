@@ -123,6 +123,10 @@ DENSE: dict[str, tuple[Callable[[Path], None], Place]] = {
         in_graph(lambda graph: rewire(graph, "mlp.SwiGLU.Sigmoid", "mlp.gate_proj.Gemm", "mlp.up_proj.Gemm")),
         (0, "mlp"),
     ),
+    "norm-passed-by": (
+        in_graph(lambda graph: rewire(graph, "mlp.gate_proj.Gemm", "post_attention_layernorm.RMSNorm", "Add")),
+        (0, "mlp.gate_proj"),
+    ),
     "residual-left-out": (
         in_graph(lambda graph: rewire(graph, "output", "Add", "mlp.down_proj.Gemm")),
         (0, "residual"),
