@@ -254,6 +254,33 @@ def test_in_every_form_of_a_port(form: str, deepseek: Path, tmp_path: Path) -> N
     assert run("verify", tmp_path / "block", "--replay").code == 1
 
 
+def window_one_wider(graph: GraphProto) -> None:
+    (window,) = constants(graph, "const.int64.scalar.7")
+    set_value(window, np.array(8))
+
+
+def places_one_off(graph: GraphProto) -> None:
+    (places,) = constants(graph, "const.int64.64.")
+    set_value(places, np.arange(1, 65))
+
+
+@pytest.mark.parametrize(
+    ("edit", "file", "place"),
+    [
+        (window_one_wider, "prefill.onnx", (None, "mask")),
+        (window_one_wider, "decode.onnx", (None, "mask")),
+        (places_one_off, "decode.onnx", (0, "cache")),
+    ],
+)
+def test_in_graphs_of_fixed_sizes(edit: Callable[[GraphProto], None], file: str, place: Place, tmp_path: Path) -> None:
+    checkpoint = tiny.write_checkpoint(tmp_path / "checkpoint", tiny.sample("mistral", sliding_window=7))
+    convert(checkpoint, "onnxruntime-cpu", tmp_path / "port", shape="sequence=8,context=64")
+    with graph_of(tmp_path / "port", file) as graph:
+        edit(graph)
+    found = located(tmp_path / "port", checkpoint, whole(2))
+    assert (found.layer, found.block, found.graph) == (*place, file)
+
+
 @pytest.mark.parametrize("memory", [("--layers", "1-2"), ("--memory", "1GB")])
 def test_in_a_model_that_is_read_in_parts(
     memory: tuple[str, str], deepseek_port: Path, deepseek: Path, tmp_path: Path
