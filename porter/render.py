@@ -44,6 +44,11 @@ def _line(text: str) -> str:
     return escape("".join(c if c.isprintable() else " " for c in text))
 
 
+def print_commands(lines: Sequence[str]) -> None:
+    """Lines for the program that runs this one, on stderr as they are: a runner of CI reads both streams."""
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     """A short list of facts."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))

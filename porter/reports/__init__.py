@@ -4,6 +4,7 @@ that a verdict that was kept can be told again. A form is known by the suffix of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from porter.package.files import replace_file
 from porter.reports.document import to_json
 from porter.reports.html import to_html
 from porter.reports.junit import to_junit
-from porter.reports.markdown import to_markdown
+from porter.reports.markdown import annotations, to_markdown
 from porter.reports.sarif import to_sarif
 
 Document = Mapping[str, Any]
@@ -62,6 +63,14 @@ def write_files(files: Sequence[Path], document: Document) -> None:
             replace_file(file.parent, file.name, FORMS[file.suffix](document))
         except OSError as error:
             raise _unwritten(file, error) from error
+
+
+def annotations_for(files: Sequence[Path], document: Document) -> list[str]:
+    """Workflow commands that put what did not pass beside a job's log: where GitHub runs it and its summary, the
+    Markdown, is asked for.
+    """
+    wanted = os.environ.get("GITHUB_ACTIONS") == "true" and any(file.suffix == ".md" for file in files)
+    return annotations(document) if wanted else []
 
 
 def _unwritten(file: Path, error: OSError) -> ParityError:

@@ -5,8 +5,9 @@ class; each kind of mark has a shape of its own as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from porter.reports.markup import Markup, joined, tag
 
@@ -54,7 +55,9 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
         step = 1 + (last - first) // TICKS
         return [(10.0**power, _power(power)) for power in range(first, last + 1, step)]
     between = [(factor, power) for power in range(first - 1, last + 1) for factor in (1, 2, 5)]
-    return [(f * 10.0**p, _power(p) if f == 1 else f"{f}·{_power(p)}") for f, p in between if low <= f * 10.0**p <= high]
+    return [
+        (f * 10.0**p, _power(p) if f == 1 else f"{f}·{_power(p)}") for f, p in between if low <= f * 10.0**p <= high
+    ]
 
 
 def _power(power: int) -> str:
@@ -64,8 +67,7 @@ def _power(power: int) -> str:
 def _steps(low: float, high: float) -> list[tuple[float, str]]:
     """Whole numbers, not too many."""
     rough = max((high - low) / 4, 1)
-    size = 10 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+    step = next(s for s in _round() if s >= rough)
     first = math.ceil(low / step) * step
     return [(value, f"{value:g}") for value in (first + step * n for n in range(10)) if value <= high]
 
@@ -80,7 +82,7 @@ def frame(x: Sequence[tuple[float, str]], y: Axis, x_name: str, y_name: str) -> 
         for value, label in y.ticks()
     ]
     base = HEIGHT - BOTTOM
-    labels = [tag("text", label, x=place, y=base + 14, text_anchor="middle") for place, label in x if label]
+    labels = [tag("text", label, x=place, y=base + 14, text_anchor=_anchor(place)) for place, label in x if label]
     names = (
         tag("text", x_name, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 5, text_anchor="middle", class_="name"),
         tag(
@@ -92,6 +94,11 @@ def frame(x: Sequence[tuple[float, str]], y: Axis, x_name: str, y_name: str) -> 
         ),
     )
     return joined(*lines, tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"), *labels, *names)
+
+
+def _anchor(x: float) -> str:
+    """A label at the right edge ends there."""
+    return "end" if x > WIDTH - 20 else "middle"
 
 
 def drawing(title: str, words: str, *marks: str, width: float = WIDTH, height: float = HEIGHT) -> Markup:
@@ -121,13 +128,23 @@ def line(points: Sequence[tuple[float, float]], kind: str) -> Markup:
     return tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=f"line {kind}")
 
 
-def bars(tops: Sequence[tuple[float, float]], base: float, width: float, kind: str) -> Markup:
-    """Rectangles [left edge, top] down to the base, as one path: there may be hundreds."""
-    d = "".join(f"M{x:.1f} {base:.1f}V{top:.1f}h{width:.2f}V{base:.1f}z" for x, top in tops)
-    return tag("path", d=d, class_=f"bars {kind}")
+def bars(lefts: Sequence[float], tops: Sequence[float], base: float, width: float) -> Markup:
+    """Columns from their tops down to the base, as one path: there may be hundreds."""
+    d = "".join(f"M{x:.1f} {base:.1f}V{top:.1f}h{width:.2f}V{base:.1f}z" for x, top in zip(lefts, tops, strict=True))
+    return tag("path", d=d, class_="bars")
 
 
-def every(labels: Sequence[str]) -> list[str]:
-    """Those labels that fit side by side; the others are empty."""
-    step = 1 + (len(labels) - 1) // TICKS
-    return [label if n % step == 0 else "" for n, label in enumerate(labels)]
+def stairs(lefts: Sequence[float], tops: Sequence[float], width: float, kind: str) -> Markup:
+    """A line along the tops of columns."""
+    d = "".join(f"V{top:.1f}H{x + width:.1f}" for x, top in zip(lefts, tops, strict=True))
+    return tag("path", d=f"M{lefts[0]:.1f} {tops[0]:.1f}{d}", class_=f"line {kind}")
+
+
+def every(numbers: Sequence[int]) -> list[str]:
+    """Labels for those numbers that are round, so few that they fit side by side; the others have none."""
+    step = next(s for s in _round() if len(numbers) <= TICKS * s)
+    return [str(number) if number % step == 0 else "" for number in numbers]
+
+
+def _round() -> Iterator[int]:
+    return (factor * 10**power for power in count() for factor in (1, 2, 5))

@@ -21,12 +21,13 @@ from porter.reports.chart import (
     frame,
     line,
     log_axis,
+    stairs,
 )
 from porter.reports.document import number
 from porter.reports.markup import Markup, joined, tag
 
 BASE = HEIGHT - BOTTOM
-MOST = 400  # points of a line; of more, the largest of some that follow one another
+MOST = 150  # points of a line; of more, the largest of some that follow one another
 SIDES = ("port", "original")
 Entry = Mapping[str, Any]
 
@@ -65,7 +66,7 @@ def error_chart(name: str, entries: Sequence[Entry]) -> Markup:
     layers = [n for n, e in enumerate(entries) if e["layer"] is not None]
     path = [(places[n], y.at(_shown(entries[n], y))) for n in layers]
     dots = [dot(x, y.at(_shown(e, y)), kind_of(e)) for x, e in zip(places, entries, strict=True)]
-    numbers = every([str(entries[n]["layer"]) for n in layers])
+    numbers = every([int(entries[n]["layer"]) for n in layers])
     labels = [*numbers, *(e["quantity"] for e in entries if e["layer"] is None)]
     axes = frame(list(zip(places, labels, strict=True)), y, "layer", "root mean square error")
     return drawing(f"error of {name}", error_words(entries), axes, *marks, line(path, "port"), *dots)
@@ -158,20 +159,17 @@ def _largest(values: Iterable[float]) -> float:
 
 
 def expert_chart(load: Entry) -> Markup:
-    """Tokens of each expert of a layer, port beside original."""
+    """Tokens of each expert of a layer: the original's as columns, the port's as a line along their tops."""
     port, own = load["port"], load["original"]
     y = Axis(0, max(*port, *own, 1), BASE, TOP)
     step = (WIDTH - RIGHT - LEFT) / len(port)
-    width = step * 0.4
-    lefts = [LEFT + step * (n + 0.1) for n in range(len(port))]
+    lefts = [LEFT + step * n for n in range(len(port))]
     marks = [
-        bars([(x + offset, y.at(n)) for x, n in zip(lefts, side, strict=True)], BASE, width, kind)
-        for side, offset, kind in ((port, 0.0, "port"), (own, width, "own"))
+        bars(lefts, [y.at(tokens) for tokens in own], BASE, step * (0.85 if step > 4 else 1.0)),
+        stairs(lefts, [y.at(tokens) for tokens in port], step, "port"),
     ]
-    labels = every([str(n) for n in range(len(port))])
-    axes = frame(
-        [(x + width, label) for x, label in zip(lefts, labels, strict=True)], y, f"expert of layer {load['layer']}", "tokens"
-    )
+    labels = every(range(len(port)))
+    axes = frame([(x + step / 2, label) for x, label in zip(lefts, labels, strict=True)], y, "expert", "tokens")
     return drawing(f"load of the experts of layer {load['layer']}", expert_words(load), axes, *marks)
 
 

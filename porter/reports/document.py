@@ -51,13 +51,16 @@ def findings(document: Mapping[str, Any]) -> list[Finding]:
     """What did not pass. Never empty for a verdict that is not a pass: a level that judged nothing is a finding."""
     found = []
     for level in document["levels"]:
-        red = [_finding(level["name"], check) for check in level["checks"] if check["status"] in RED]
-        if not red and level["status"] in RED:
-            red = [_nothing(level["name"], level["status"])]
-        found += red
+        found += level_findings(level)
     if not found and document["status"] in RED:
         found = [_nothing("verify", document["status"])]
     return found
+
+
+def level_findings(level: Mapping[str, Any]) -> list[Finding]:
+    """Those of one level."""
+    red = [_finding(level["name"], check) for check in level["checks"] if check["status"] in RED]
+    return [_nothing(level["name"], level["status"])] if not red and level["status"] in RED else red
 
 
 def _finding(level: str, check: Mapping[str, Any]) -> Finding:
@@ -72,6 +75,8 @@ def _nothing(level: str, status: str) -> Finding:
 def facts(document: Mapping[str, Any]) -> dict[str, str]:
     """What was compared, in words: by the name of the fact."""
     found = {name: str(document[name]) for name in ("port", "against", "target", "dtype")}
+    if document.get("runtime"):
+        found["run by"] = str(document["runtime"])
     if asked := document["prompts"]:
         found["prompts"] = f"{asked['count']}, {asked['source']} (SHA-256 {asked['sha256'][:16]}…)"
     if document["slice"] is not None:
@@ -90,9 +95,21 @@ def located(document: Mapping[str, Any]) -> str:
         return ""
     where = f"layer {place['layer']}" if place["layer"] is not None else ""
     where = ", ".join(filter(None, (where, place["block"] or "")))
-    error = f"{place['quantity']} is {number(place['ratio'])} times the original's own error"
+    error = (
+        f"{place['quantity']} {number(place['ratio'])} times the original's own error, limit {number(place['limit'])}"
+    )
     kept = f"; saved in {place['folder']}" if place["folder"] else ""
-    return f"first seen in {where}: {error} in {place['scenario']}, limit {number(place['limit'])}{kept}"
+    return f"first seen in {where}: {error} ({place['scenario']}){kept}"
+
+
+def other_dtype(document: Mapping[str, Any]) -> str:
+    """Which dtype would have passed, where that is known: the semantics level ran the same graph in float32."""
+    status = {level["name"]: level["status"] for level in document["levels"]}
+    sound = status.get("semantics") == "pass" and status.get("weights", "pass") == "pass"
+    narrow = any(status.get(name) in RED for name in ("dtype", "distribution"))
+    if not (sound and narrow) or document["dtype"] == "float32":
+        return ""
+    return f"In float32 the same graph passed, at the semantics level: what is beyond its limits is so in {document['dtype']}."
 
 
 def number(value: float | str | None) -> str:

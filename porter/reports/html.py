@@ -5,13 +5,12 @@ dark, and on a telephone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from porter import __version__
 from porter.reports import charts
-from porter.reports.document import ABOUT, RED, VERDICTS, facts, findings, located
+from porter.reports.document import ABOUT, RED, VERDICTS, facts, findings, located, other_dtype
 from porter.reports.markup import Markup, joined, tag
 from porter.reports.tables import check_table, error_table, finding_table
 
@@ -71,10 +70,11 @@ def _red(document: Mapping[str, Any]) -> Markup:
     if not red:
         return Markup("")
     words = (
-        "The last column is the smallest limit under which it would have passed. Limits stand where sound ports stay "
-        "below them: one that is far beyond is a mistake, not a matter of taste."
+        "“Would pass at” is the smallest limit under which a check would have passed, and how many times the limit that "
+        "is. Sound ports stay below the limits; what is far beyond them is a mistake, and no limit makes it right."
     )
     parts = [tag("p", place, class_="located")] if place else []
+    parts += [tag("p", other)] if (other := other_dtype(document)) else []
     parts.append(finding_table(red[:FIRST], document["dtype"]))
     if red[FIRST:]:
         parts.append(_more(f"{len(red) - FIRST} more", finding_table(red[FIRST:], document["dtype"])))
@@ -85,9 +85,10 @@ def _red(document: Mapping[str, Any]) -> Markup:
 
 
 def _errors(document: Mapping[str, Any]) -> Markup:
-    entries = document["figures"]["errors"]
-    groups = [(key, list(found)) for key, found in groupby(entries, key=lambda e: (e["level"], e["scenario"]))]
-    shown = [_scenario(f"{level}: {scenario}", found) for (level, scenario), found in groups]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in document["figures"]["errors"]:
+        groups.setdefault(f"{entry['level']}: {entry['scenario']}", []).append(entry)
+    shown = [_scenario(title, found) for title, found in groups.items()]
     if not shown:
         return Markup("")
     words = (
@@ -119,7 +120,8 @@ def _positions(document: Mapping[str, Any]) -> Markup:
     if not drawn:
         return Markup("")
     words = "How far the next token's distribution is from the original's in float64, along a text."
-    return _section("KL by position", _sides(), tag("div", *drawn, class_="charts"), words=words)
+    legend = _sides(tag("line", x1=1, x2=15, y1=8, y2=8, class_="line own"))
+    return _section("KL by position", legend, tag("div", *drawn, class_="charts"), words=words)
 
 
 def _experts(document: Mapping[str, Any]) -> Markup:
@@ -130,12 +132,12 @@ def _experts(document: Mapping[str, Any]) -> Markup:
     rest = _more(f"{len(drawn) - FIRST} more layers", tag("div", *drawn[FIRST:], class_="charts"))
     words = "How many tokens of the prompts each expert was given, each side choosing freely."
     shown = tag("div", *drawn[:FIRST], class_="charts")
-    return _section("Load of the experts", _sides(), shown, *((rest,) if drawn[FIRST:] else ()), words=words)
+    legend = _sides(tag("rect", x=2, y=2, width=12, height=12, class_="bars"))
+    return _section("Load of the experts", legend, shown, *((rest,) if drawn[FIRST:] else ()), words=words)
 
 
-def _sides() -> Markup:
-    marks = [(tag("rect", x=2, y=2, width=12, height=12, class_=f"bars {kind}"), kind) for kind in ("port", "own")]
-    return _legend((marks[0][0], "port"), (marks[1][0], "original"))
+def _sides(original: Markup) -> Markup:
+    return _legend((tag("line", x1=1, x2=15, y1=8, y2=8, class_="line port"), "port"), (original, "original"))
 
 
 def _legend(*marks: tuple[Markup, str]) -> Markup:
@@ -152,7 +154,8 @@ def _figure(name: str, chart: Markup) -> Markup:
 
 def _checks(document: Mapping[str, Any]) -> Markup:
     levels: Iterable[Mapping[str, Any]] = document["levels"]
-    return _section("All checks", *(_level(level) for level in levels))
+    words = "Gauges reach from a hundredth of the limit to a hundred times; the line across is the interval."
+    return _section("All checks", *(_level(level) for level in levels), words=words)
 
 
 def _level(level: Mapping[str, Any]) -> Markup:

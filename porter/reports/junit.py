@@ -1,24 +1,23 @@
-"""JUnit XML, which every CI shows: a suite for each level, a case for each check. What is not passed is a failure, of
+"""JUnit XML, which every CI shows: a suite for each level, a case for each check, first what failed. That is a failure of
 the type `fail` or `inconclusive`: a build that `porter verify` ends with 1 or 3 is red. What is only told passes, with
 its numbers as output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from porter.reports.document import Finding, facts, findings, located, number, plain
+from porter.reports.document import RED, Finding, facts, findings, level_findings, located, number, plain
 
 
 def to_junit(document: Mapping[str, Any]) -> bytes:
     """The file."""
     root = Element("testsuites", name="porter verify", time=f"{document['seconds']:.3f}")
-    red = findings(document)
-    names = list(dict.fromkeys([level["name"] for level in document["levels"]] + [f.level for f in red]))
-    checks = {level["name"]: level["checks"] for level in document["levels"]}
-    suites = [_suite(root, name, checks.get(name, ()), [f for f in red if f.level == name]) for name in names]
+    suites = [_suite(root, level["name"], level["checks"], level_findings(level)) for level in document["levels"]]
+    if not suites:
+        suites = [_suite(root, "verify", (), findings(document))]
     for suite in suites:
         _properties(suite, document)
     for name in ("tests", "failures"):
@@ -28,23 +27,23 @@ def to_junit(document: Mapping[str, Any]) -> bytes:
     return tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
 
 
-def _suite(root: Element, level: str, checks: Any, red: list[Finding]) -> Element:
+def _suite(root: Element, level: str, checks: Sequence[Mapping[str, Any]], red: Sequence[Finding]) -> Element:
     suite = SubElement(root, "testsuite", name=plain(level))
-    failed = {finding.name: finding for finding in red}
-    for name in dict.fromkeys([check["name"] for check in checks] + [*failed]):
-        case = SubElement(suite, "testcase", classname=f"porter.verify.{plain(level)}", name=plain(name))
-        if name in failed:
-            finding = failed[name]
-            words = plain(finding.sentence())
-            SubElement(case, "failure", type=finding.status, message=words).text = words
-        else:
-            check = next(check for check in checks if check["name"] == name)
-            SubElement(case, "system-out").text = plain(_told(check))
+    for finding in red:
+        words = plain(finding.sentence())
+        SubElement(_case(suite, level, finding.name), "failure", type=finding.status, message=words).text = words
+    for check in checks:
+        if check["status"] not in RED:
+            SubElement(_case(suite, level, check["name"]), "system-out").text = plain(_told(check))
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(red)))
     suite.set("errors", "0")
     suite.set("skipped", "0")
     return suite
+
+
+def _case(suite: Element, level: str, name: str) -> Element:
+    return SubElement(suite, "testcase", classname=f"porter.verify.{plain(level)}", name=plain(name))
 
 
 def _told(check: Mapping[str, Any]) -> str:

@@ -27,7 +27,12 @@ def to_markdown(document: Mapping[str, Any]) -> bytes:
     if place := located(document):
         lines += ["", f"**{escaped(place)}**"]
     if red:
-        lines += ["", "### What did not pass", "", *_head("level", "check", "value", "limit", "would pass at", "detail")]
+        lines += [
+            "",
+            "### What did not pass",
+            "",
+            *_head("level", "check", "value", "limit", "would pass at", "detail"),
+        ]
         lines += [_row(_cells(finding)) for finding in red]
     for level in document["levels"]:
         title = f"{MARKS[level['status']]} {level['name']}: {len(level['checks'])} checks"

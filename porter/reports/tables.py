@@ -14,9 +14,12 @@ COMPARED = {"weights": "bytes", "semantics": "float32"}
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> Markup:
-    """Under its names; what is nothing has no cell of its own on a narrow screen."""
+    """Under its names, without the columns in which there is nothing."""
+    found = list(rows)
+    used = [n for n in range(len(names)) if n == 0 or any(row[n] for row in found)]
+    names, found = [names[n] for n in used], [[row[n] for n in used] for row in found]
     head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in names)))
-    body = tag("tbody", *(_row(names, row) for row in rows))
+    body = tag("tbody", *(_row(names, row) for row in found))
     return tag("div", tag("table", tag("caption", caption), head, body), class_="table")
 
 
@@ -33,7 +36,7 @@ def finding_table(red: Sequence[Finding], dtype: str) -> Markup:
 
 
 def _finding(finding: Finding, dtype: str) -> list[str]:
-    times = f" ({number(finding.needed / finding.limit)} times)" if finding.needed and finding.limit else ""
+    times = f", {number(finding.needed / finding.limit)} times" if finding.needed and finding.limit else ""
     needed = "no limit" if finding.needed is None else number(finding.needed) + times
     numbers = [number(finding.value), number(finding.limit), needed]
     compared = COMPARED.get(finding.level, dtype)

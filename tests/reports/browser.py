@@ -83,7 +83,9 @@ class Browser:
         if unfold:
             self.value("document.querySelectorAll('details').forEach(d => d.open = true)")
         widths = [int(self.value(words)) for words in ("document.documentElement.scrollWidth", "innerWidth")]
-        picture = self.page("Page.captureScreenshot", captureBeyondViewport=True, **_whole(self.page("Page.getLayoutMetrics")))
+        picture = self.page(
+            "Page.captureScreenshot", captureBeyondViewport=True, **_whole(self.page("Page.getLayoutMetrics"))
+        )
         complaints = [json.dumps(e["params"]) for e in self.events if e["method"] in COMPLAINTS]
         asked = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return Seen(complaints, asked, *widths, base64.b64decode(picture["data"]))
@@ -122,7 +124,10 @@ def browser(home: Path) -> Iterator[Browser]:
 def _spawn(command: Sequence[str], ends: Sequence[int]) -> int:
     """With the two ends as its files 3 and 4, and silent."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    files = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in ((nowhere, 1), (nowhere, 2), *zip(ends, (3, 4), strict=True))]
+    files = [
+        (os.POSIX_SPAWN_DUP2, end, number)
+        for end, number in ((nowhere, 1), (nowhere, 2), *zip(ends, (3, 4), strict=True))
+    ]
     try:
         return os.posix_spawn(command[0], command, os.environ, file_actions=files, setpgroup=0)
     finally:
