@@ -1,5 +1,5 @@
-"""Files made of a verdict, for people and for CI: each reads the document of `porter verify --json` and nothing else, so
-that a verdict that was kept can be told again. A form is known by the suffix of its file.
+"""Files made of a verdict, for people and for CI. Each reads the document of `porter verify --json` and nothing else:
+one that was kept can be told again. A form is known by the suffix of its file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from porter.package.files import replace_file
 from porter.reports.document import to_json
 from porter.reports.html import to_html
 from porter.reports.junit import to_junit
-from porter.reports.markdown import annotations, to_markdown
+from porter.reports.markdown import to_markdown, workflow_commands
 from porter.reports.sarif import to_sarif
 
 Document = Mapping[str, Any]
@@ -70,7 +70,7 @@ def annotations_for(files: Sequence[Path], document: Document) -> list[str]:
     Markdown, is asked for.
     """
     wanted = os.environ.get("GITHUB_ACTIONS") == "true" and any(file.suffix == ".md" for file in files)
-    return annotations(document) if wanted else []
+    return workflow_commands(document) if wanted else []
 
 
 def _unwritten(file: Path, error: OSError) -> ParityError:

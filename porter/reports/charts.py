@@ -143,7 +143,7 @@ def thinned(entries: Sequence[Entry]) -> tuple[list[Entry], str]:
     """At most MOST points, and what each of them is."""
     size = -(-len(entries) // MOST)
     groups = [entries[n : n + size] for n in range(0, len(entries), size)]
-    kept = [
+    kept: list[Entry] = [
         {"position": group[0]["position"]} | {side: _largest(value(e[side]) for e in group) for side in SIDES}
         for group in groups
     ]

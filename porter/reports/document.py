@@ -64,8 +64,8 @@ def level_findings(level: Mapping[str, Any]) -> list[Finding]:
 
 
 def _finding(level: str, check: Mapping[str, Any]) -> Finding:
-    told = (check[name] for name in ("name", "status", "value", "limit"))
-    return Finding(level, *told, check.get("interval"), check["detail"])
+    told = {name: check[name] for name in ("name", "status", "value", "limit", "detail")}
+    return Finding(level=level, interval=check.get("interval"), **told)
 
 
 def _nothing(level: str, status: str) -> Finding:
@@ -109,7 +109,7 @@ def other_dtype(document: Mapping[str, Any]) -> str:
     narrow = any(status.get(name) in RED for name in ("dtype", "distribution"))
     if not (sound and narrow) or document["dtype"] == "float32":
         return ""
-    return f"In float32 the same graph passed, at the semantics level: what is beyond its limits is so in {document['dtype']}."
+    return f"In float32 the same graph passed (semantics): what is beyond its limits is so in {document['dtype']}."
 
 
 def number(value: float | str | None) -> str:
@@ -126,7 +126,7 @@ def interval(check: Mapping[str, Any]) -> str:
 
 
 def plain(text: str) -> str:
-    """What XML 1.0 can hold: no control characters but these, and no halves of a pair, which names of files may have."""
+    """What XML 1.0 can hold: no control characters but these, no halves of a pair, which names of files may have."""
     return "".join(c if _allowed(ord(c)) else "\ufffd" for c in text)
 
 

@@ -1,5 +1,5 @@
-"""A page that is one file: style and charts are in it, nothing is fetched and no script runs. It is read in light and in
-dark, and on a telephone.
+"""A page that is one file: style and charts are in it, nothing is fetched and no script runs. It is read in light and
+in dark, and on a telephone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from porter import __version__
 from porter.reports import charts
+from porter.reports.chart import dot
 from porter.reports.document import ABOUT, RED, VERDICTS, facts, findings, located, other_dtype
 from porter.reports.markup import Markup, joined, tag
 from porter.reports.tables import check_table, error_table, finding_table
@@ -70,8 +71,8 @@ def _red(document: Mapping[str, Any]) -> Markup:
     if not red:
         return Markup("")
     words = (
-        "“Would pass at” is the smallest limit under which a check would have passed, and how many times the limit that "
-        "is. Sound ports stay below the limits; what is far beyond them is a mistake, and no limit makes it right."
+        "“Would pass at” is the smallest limit under which a check would have passed, and how many times the limit "
+        "that is. Sound ports stay below the limits; what is far beyond them is a mistake, and no limit makes it right."
     )
     parts = [tag("p", place, class_="located")] if place else []
     parts += [tag("p", other)] if (other := other_dtype(document)) else []
@@ -96,9 +97,9 @@ def _errors(document: Mapping[str, Any]) -> Markup:
         "multiple of the error that the original itself has at the same dtype."
     )
     legend = _legend(
-        (charts.dot(8, 8, "port"), "port"),
-        (charts.dot(8, 8, "beyond"), "port, beyond its limit"),
-        (charts.dot(8, 8, "none"), "not finite"),
+        (dot(8, 8, "port"), "port"),
+        (dot(8, 8, "beyond"), "port, beyond its limit"),
+        (dot(8, 8, "none"), "not finite"),
         (tag("line", x1=1, x2=15, y1=8, y2=8, class_="own"), "original"),
         (tag("rect", x=1, y=2, width=14, height=12, class_="band"), "allowed"),
     )

@@ -1,6 +1,6 @@
-"""JUnit XML, which every CI shows: a suite for each level, a case for each check, first what failed. That is a failure of
-the type `fail` or `inconclusive`: a build that `porter verify` ends with 1 or 3 is red. What is only told passes, with
-its numbers as output.
+"""JUnit XML, which every CI shows: a suite for each level, a case for each check, first what did not pass. That is a
+failure, of the type `fail` or `inconclusive`: what ends `porter verify` with 1 or 3 is red. What is only told passes,
+with its numbers as output.
 """
 
 from __future__ import annotations

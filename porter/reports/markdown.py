@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from porter.reports.document import VERDICTS, Finding, facts, findings, interval, located, number, plain
+from porter.reports.document import VERDICTS, Finding, facts, findings, interval, located, number, other_dtype, plain
 
 BUDGET = 1_000_000  # bytes, of 1 MiB for all that a step appends
 ANNOTATIONS = 10  # of each kind
@@ -26,6 +26,8 @@ def to_markdown(document: Mapping[str, Any]) -> bytes:
     lines += ["", *(f"> {escaped(note)}" + "  " for note in document["notes"])]
     if place := located(document):
         lines += ["", f"**{escaped(place)}**"]
+    if other := other_dtype(document):
+        lines += ["", escaped(other)]
     if red:
         lines += [
             "",
@@ -46,7 +48,8 @@ def to_markdown(document: Mapping[str, Any]) -> bytes:
 def _within(lines: list[str], budget: int) -> bytes:
     """As many whole lines as there is room for, and what became of the rest."""
     end = "\n</details>\n\nThe rest is left out: more does not fit into a summary. The JSON report has all of it.\n"
-    kept, size = [], len(end.encode())
+    kept: list[bytes] = []
+    size = len(end.encode())
     for line in lines:
         data = plain(line).encode() + b"\n"
         size += len(data)
@@ -81,7 +84,7 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|~&#!@$]|:(?=//))", r"\\\1", line)
 
 
-def annotations(document: Mapping[str, Any]) -> list[str]:
+def workflow_commands(document: Mapping[str, Any]) -> list[str]:
     """Workflow commands for GitHub's log: what did not pass, and of more than ten of a kind how many are not shown."""
     lines = []
     for status, kind in KINDS.items():

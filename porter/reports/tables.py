@@ -1,4 +1,4 @@
-"""Tables of a page. Each cell says what it is, so that a narrow screen may put the cells of a row one below the other."""
+"""Tables of a page. Each cell says what it is, so that a narrow screen may put a row's cells one below the other."""
 
 from __future__ import annotations
 

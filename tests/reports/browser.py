@@ -1,5 +1,5 @@
-"""A headless Chromium, spoken to over two pipes: opens a page from the disk in a size and a colour scheme, and tells what
-it asked for and complained of.
+"""A headless Chromium, spoken to over two pipes: opens a page from the disk in a size and a colour scheme, and tells
+what it asked for and complained of.
 """
 
 from __future__ import annotations
