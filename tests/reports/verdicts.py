@@ -17,7 +17,7 @@ from porter.verify.report import (
     ParityReport,
 )
 
-HOSTILE = '<script>alert("1")</script> & \'x\' ]]> | `a` \x1b[31m\udcff'
+HOSTILE = "<script>alert(\"1\")</script> & 'x' ]]> | `a` \x1b[31m\udcff"
 
 
 def measured(low: float, high: float) -> Measured:
@@ -37,7 +37,9 @@ TOLD = Check("cost: KL mean", 0.001, None, "measured", measured=Measured(0.001, 
 
 def errors(ratio: float) -> tuple[ErrorAt, ...]:
     """Of two layers, their caches and the logits; the second layer's is `ratio` times the original's."""
-    found = [ErrorAt("semantics", "chunked", "layers", str(n), n, r * 1e-7, 1e-7, r, 10.0) for n, r in ((0, 1.0), (1, ratio))]
+    found = [
+        ErrorAt("semantics", "chunked", "layers", str(n), n, r * 1e-7, 1e-7, r, 10.0) for n, r in ((0, 1.0), (1, ratio))
+    ]
     caches = [ErrorAt("semantics", "chunked", "cache", f"{n}.key", n, 1e-7, 1e-7, 1.0, 10.0) for n in range(2)]
     return (*found, *caches, ErrorAt("semantics", "chunked", "logits", "", None, 2e-6, 1e-6, 2.0, 10.0))
 
