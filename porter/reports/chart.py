@@ -53,15 +53,17 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
     first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
     if last - first >= 1:
         step = 1 + (last - first) // TICKS
-        return [(10.0**power, _power(power)) for power in range(first, last + 1, step)]
+        return [(10.0**power, _label(1, power)) for power in range(first, last + 1, step)]
     between = [(factor, power) for power in range(first - 1, last + 1) for factor in (1, 2, 5)]
-    return [
-        (f * 10.0**p, _power(p) if f == 1 else f"{f}·{_power(p)}") for f, p in between if low <= f * 10.0**p <= high
-    ]
+    return [(f * 10.0**p, _label(f, p)) for f, p in between if low <= f * 10.0**p <= high]
 
 
-def _power(power: int) -> str:
-    return f"10{str(power).translate(SUPERSCRIPTS)}" if power else "1"
+def _label(factor: int, power: int) -> str:
+    """Of a factor times a power of ten."""
+    if 0 <= power <= 3:
+        return str(factor * 10**power)
+    written = f"10{str(power).translate(SUPERSCRIPTS)}"
+    return written if factor == 1 else f"{factor}·{written}"
 
 
 def _steps(low: float, high: float) -> list[tuple[float, str]]:
