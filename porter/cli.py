@@ -94,13 +94,15 @@ def verify(
     prompts: options.PROMPTS = None,
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
+    files: options.REPORT = None,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
-    from porter import render
+    from porter import render, reports
     from porter import verify as story
     from porter.progress import progress
 
+    reports.check_files(files or (), (port, against))
     levels = story.LEVELS if level is options.Level.all else (str(level),)
     with progress(quiet=as_json) as watch:
         report = story.verify(
@@ -114,7 +116,10 @@ def verify(
             memory=memory,
             watch=watch,
         )
-    render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
+    document = report.to_json()
+    render.print_json(document) if as_json else render.print_parity(document)
+    reports.write_files(files or (), document)
+    render.print_commands(reports.annotations_for(files or (), document))
     raise typer.Exit(report.exit_code)
 
 

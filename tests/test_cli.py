@@ -56,6 +56,7 @@ OPTIONS = {
         "--prompts": ("pathlib.Path | None", None),
         "--layers": ("str | None", None),
         "--memory": ("str | None", None),
+        "--report": ("list[pathlib.Path] | None", None),
         JSON: ("bool", False),
     },
     "inspect": {"PATH": ("Path", MUST), JSON: ("bool", False)},
