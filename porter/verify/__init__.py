@@ -68,7 +68,7 @@ def verify(
             if "semantics" in levels:
                 level, closeness, notes = _semantics(port, model, originals, tokens, watch)
                 found.append(level)
-            found += _measured(port, model, originals, [name for name in run if name != "semantics"], watch)
+            found += _measured(port, model, originals, [name for name in run if name != "semantics"], tokens, watch)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -152,12 +152,15 @@ def _semantics(
     return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
 
 
-def _measured(port: Port, model: Model, originals: Originals, levels: Sequence[str], watch: Watch) -> list[Level]:
+def _measured(
+    port: Port, model: Model, originals: Originals, levels: Sequence[str], tokens: int, watch: Watch
+) -> list[Level]:
     """The levels that measure the port at its dtype: one run of everything serves both."""
     if not levels:
         return []
     from porter.verify.benchmark import Benchmark, add_prompts
     from porter.verify.distribution import check_distribution
+    from porter.verify.drift import Drift
     from porter.verify.dtype import check_dtype
     from porter.verify.prompts import COUNTS, write_prompts
     from porter.verify.runs import open_run
@@ -170,11 +173,16 @@ def _measured(port: Port, model: Model, originals: Originals, levels: Sequence[s
     decided: list[Level] = []
     try:
         session = open_run(port, model, forced=False, deployed=True)
+        drift = Drift(port, model, tokens, session, own, exact, _entries(model))
         for count in COUNTS:
             watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
             prompts = write_prompts(originals.as_stored(), reach(port, model), count)
             add_prompts(found, prompts, session, own, exact, _entries(model))
             decided = [deciders[name](found, port.dtype) for name in levels]
+            if "distribution" in levels:
+                watch("decoding on both sides, token by token")
+                drift.add(prompts)
+                decided[-1] = drift.added_to(decided[-1], port.dtype)
             if not any(level.open for level in decided):
                 break
     except BrokenPort as error:
