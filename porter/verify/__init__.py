@@ -169,20 +169,22 @@ def _measured(
 
     watch(f"loading port and original in {port.dtype}")
     exact, own, found = originals.exact, originals.at(cast("Precision", port.dtype)), Benchmark()
-    deciders = {"dtype": check_dtype, "distribution": check_distribution}
     decided: list[Level] = []
     try:
         session = open_run(port, model, forced=False, deployed=True)
         drift = Drift(port, model, tokens, session, own, exact, _entries(model))
+        deciders = {
+            "dtype": check_dtype,
+            "distribution": lambda found, dtype: drift.added_to(check_distribution(found, dtype), dtype),
+        }
         for count in COUNTS:
             watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
             prompts = write_prompts(originals.as_stored(), reach(port, model), count)
             add_prompts(found, prompts, session, own, exact, _entries(model))
-            decided = [deciders[name](found, port.dtype) for name in levels]
             if "distribution" in levels:
-                watch("decoding on both sides, token by token")
+                watch("decoding token by token on both sides")
                 drift.add(prompts)
-                decided[-1] = drift.added_to(decided[-1], port.dtype)
+            decided = [deciders[name](found, port.dtype) for name in levels]
             if not any(level.open for level in decided):
                 break
     except BrokenPort as error:
