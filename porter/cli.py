@@ -91,6 +91,9 @@ def verify(
     level: options.LEVEL = options.Level.all,
     public_key: options.PUBLIC_KEY = None,
     tokens: options.TOKENS = 8,
+    prompts: options.PROMPTS = None,
+    layers: options.LAYERS = None,
+    memory: options.MEMORY = None,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
@@ -100,7 +103,17 @@ def verify(
 
     levels = story.LEVELS if level is options.Level.all else (str(level),)
     with progress(quiet=as_json) as watch:
-        report = story.verify(port, against, levels=levels, public_key=public_key, tokens=tokens, watch=watch)
+        report = story.verify(
+            port,
+            against,
+            levels=levels,
+            public_key=public_key,
+            tokens=tokens,
+            prompts=prompts,
+            layers=layers,
+            memory=memory,
+            watch=watch,
+        )
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
     raise typer.Exit(report.exit_code)
 

@@ -110,7 +110,23 @@ PUBLIC_KEY = Annotated[
     Path | None,
     typer.Option("--public-key", metavar="PUB", help="Check the port's signature, too; a port without one fails."),
 ]
+PROMPTS = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Prompts for the levels that measure, one a line; or .jsonl with a prompt or ids a line.",
+    ),
+]
 TOKENS = Annotated[int, typer.Option(min=1, max=512, help="Tokens to decode, teacher-forced and greedily.")]
+
+LAYERS = Annotated[
+    str | None,
+    typer.Option(help="Run only these, as 0-3,58-60, one behind the other: a slice, and the verdict says so."),
+]
+MEMORY = Annotated[
+    str | None,
+    typer.Option(help="How much to use, as 6GB: a larger model is run layer by layer. Most of what is free."),
+]
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
 TARGET_NAME = Annotated[

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from porter.errors import PorterError
 
-STATUS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+STATUS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "measured": "dim"}
 
 
 def out() -> Console:
@@ -149,7 +149,9 @@ def _print_measured(level: str, checks: Sequence[Mapping[str, Any]], dtype: str)
     told = [check for check in checks if check["limit"] is None]
     title = f"{level}: off from float64, both in {dtype}"
     _print_sides(title, ["ratio", "95 %", "limit"], judged)
-    _print_sides("told, not judged: off from the original as it is", [], told)
+    prices = [check for check in told if check["name"].startswith("cost: ")]
+    _print_sides("told, not judged: off from the original as it is", [], prices)
+    _print_sides("told, not judged: too little for a ratio", [], [check for check in told if check not in prices])
 
 
 def _print_sides(title: str, columns: list[str], checks: Sequence[Mapping[str, Any]]) -> None:

@@ -71,6 +71,7 @@ DOORS = {
     "transformers": {"verify"},
     "onnxruntime": {"verify"},
     "safetensors": {"verify"},
+    "tokenizers": {"verify"},
     "huggingface_hub": {"verify"},
     "google": {"verify"},
     "ray": {"executors"},

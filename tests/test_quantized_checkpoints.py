@@ -17,7 +17,7 @@ from command import run
 
 from porter.checkpoint import open_checkpoint
 from porter.source import Source
-from porter.verify.load import read_checkpoint
+from porter.verify.load import Stored
 
 SIZES = {  # such that eight, the width of a word and of a group here, divides every side
     "llama": {"intermediate_size": 96},
@@ -64,7 +64,7 @@ def test_two_readings_that_know_nothing_of_each_other_agree(
 ) -> None:
     """What a port is made of, and what verify gives the original."""
     folder = quantized(family, form)
-    source, (_, tensors) = Source(open_checkpoint(folder)), read_checkpoint(folder)
+    source, tensors = Source(open_checkpoint(folder)), Stored(folder).read()
     assert tensors.keys() <= source.names()
     for name, tensor in tensors.items():
         count = source.shape(name)[0]

@@ -112,7 +112,7 @@ def parse_size(text: str) -> int:
     step = 1024 if found and found[3] else 1000
     nbytes = int(float(found[1]) * step ** " KMGT".index(found[2] or " ")) if found else 0
     if nbytes < 1:
-        raise PortError(f"'{text}' is no size of a file", "give a number and a unit, such as 5GB, 500MB or 4GiB")
+        raise PortError(f"'{text}' is no size", "give a number and a unit, such as 5GB, 500MB or 4GiB")
     return nbytes
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +16,14 @@ from porter.census import census
 from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
+from porter.package.plan import parse_size
 from porter.sign import Verifier
-from porter.verify.report import Check, Closeness, Level, ParityReport
+from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
+from porter.verify.stages import Stages, parse_layers, plan_stages
 
 if TYPE_CHECKING:
-    from porter.verify.original import Originals, Precision
+    from porter.verify.original import Originals
+    from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
 NEEDED = ("onnxruntime", "torch", "transformers")
@@ -33,10 +38,15 @@ def verify(
     levels: Sequence[str] = LEVELS,
     public_key: Path | None = None,
     tokens: int = 8,
+    prompts: Path | None = None,
+    layers: str | None = None,
+    memory: str | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
-    its signature must hold, too.
+    its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
+    embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
+    A file of `prompts` is read instead of those that come with porter.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
@@ -47,9 +57,9 @@ def verify(
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
+    stages, notes = _stages(model, layers, memory)
+    texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
-    closeness: Closeness | None = None
-    notes: list[str] = []
     if "weights" in levels:
         from porter.verify.weights import check_weights
 
@@ -57,28 +67,77 @@ def verify(
         watch("comparing weights")
         level = check_weights(port, model)
         found.append(Level(level.name, (*signed, *level.checks)))
+    ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        if harm := _unfit(port, model, run):
-            found += harm
-        else:
-            from porter.verify.original import Originals
-            from porter.verify.own_weights import own_weights
-
-            originals = Originals(against, own_weights(port, model))
-            if "semantics" in levels:
-                level, closeness, notes = _semantics(port, model, originals, tokens, watch)
-                found.append(level)
-            found += _measured(port, model, originals, [name for name in run if name != "semantics"], tokens, watch)
+        harm = _unfit(port, model, run)
+        ran = Ran(tuple(harm), None, None) if harm else _run(port, model, against, stages, run, tokens, texts, watch)
     return ParityReport(
         port=str(folder),
         against=str(against),
         target=str(port.manifest["target"]),
         dtype=port.dtype,
-        levels=tuple(found),
-        closeness=closeness,
+        levels=(*found, *ran.levels),
+        closeness=ran.closeness,
         seconds=time.monotonic() - begun,
-        notes=tuple(notes),
+        notes=(*notes, *ran.notes),
+        prompts=ran.asked,
+        slice=None if layers is None else tuple(stages.layers),
     )
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the levels that run the port give."""
+
+    levels: tuple[Level, ...]
+    closeness: Closeness | None
+    asked: Asked | None
+    notes: tuple[str, ...] = ()
+
+
+def _run(
+    port: Port,
+    model: Model,
+    against: Path,
+    stages: Stages,
+    levels: Sequence[str],
+    tokens: int,
+    texts: Texts | None,
+    watch: Watch,
+) -> Ran:
+    """Port and original side by side: semantics, then what is measured."""
+    from porter.verify.original import Originals
+    from porter.verify.own_weights import own_weights
+
+    override = None if port.quantization is None else partial(own_weights, port, model)
+    originals = Originals(against, override, stages)
+    found: list[Level] = []
+    closeness: Closeness | None = None
+    asked: Asked | None = None
+    notes: list[str] = []
+    if "semantics" in levels:
+        level, closeness, notes = _semantics(port, model, originals, tokens, watch)
+        found.append(level)
+    if measured := [name for name in levels if name != "semantics"]:
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch)
+        found += others
+        notes += texts.notes if texts else ()
+        if "distribution" in levels and not stages.resident:
+            notes.append("nothing was decoded token by token, which would read the model once a token: no drift is told")
+    return Ran(tuple(found), closeness, asked, tuple(notes))
+
+
+def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stages, list[str]]:
+    """What is in memory at once, and what that means for the verdict."""
+    count, notes = model.config.num_hidden_layers, []
+    only = None if layers is None else parse_layers(layers, count)
+    stages = plan_stages(model, None if memory is None else parse_size(memory), only)
+    if only is not None:
+        left = count - len(stages.layers)
+        notes.append(f"a SLICE: layers {layers} were run, one behind the other; nothing is said of {left} others")
+    if not stages.resident:
+        notes.append(f"the model was read in {len(stages.parts)} parts, none of it kept")
+    return stages, notes
 
 
 def _verifier(public_key: Path | None, levels: Sequence[str]) -> Verifier | None:
@@ -107,21 +166,25 @@ def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
     """The levels that run the port, failed, where it is damaged; raises ParityError where nothing can be run."""
     from porter.verify.weights import damage
 
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ParityError(
-            f"the {levels[0]} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
-        )
+    _check_installed(levels[0])
     harm = damage(port, model)
     check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
     return [Level(name, (check,)) for name in levels] if harm else []
+
+
+def _check_installed(level: str) -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ParityError(
+            f"the {level} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
+        )
 
 
 def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str]]:
     from porter.verify.own_weights import check_codes
-    from porter.verify.runs import open_run
+    from porter.verify.runs import open_run, open_stage
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort
     from porter.verify.stories import each_size, stories_of
@@ -132,64 +195,56 @@ def _semantics(
         checks.append(check_codes(port, model, originals.tensors()))
         notes.append(f"the original was given what the {port.quantization} codes mean: their cost is told, not judged")
     watch("loading the original (transformers)")
-    exact, own = originals.exact, originals.at("float32")
+    exact, own, stages = originals.exact, originals.at("float32"), originals.stages
     try:
         watch("loading the port (ONNX Runtime)")
-        forced, free = open_run(port, model, forced=True), open_run(port, model, forced=False)
-        sides = Semantics(forced, exact, own, _entries(model))
-        for story in stories:
-            watch(story.name)
-            checks += sides.walk(story)
-        for name, run, story in each_size(forced, model, tokens):
-            watch(name)
-            checks += sides.of(run).walk(story)
-        watch("greedy decoding")
-        match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
+        open_forced = partial(open_stage, port, model, forced=True)
+        sides = Semantics(cache(open_forced) if stages.resident else open_forced, exact, own, _entries(model))
+        checks += sides.walk([*stories, *each_size(port, model, tokens)], watch)
+        if stages.resident:
+            watch("greedy decoding")
+            free = open_run(port, model, stages, forced=False)
+            match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
+        else:
+            match, greedy = sides.first_choices()
     except BrokenPort as error:
         return Level("semantics", (*checks, _broken(error))), None, notes
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
-    return Level("semantics", (*checks, greedy)), sides.closeness(match), notes
+    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes
+
+
+def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: Sequence[str]) -> Texts:
+    """The user's prompts: read before anything else, so that a file that is none costs no time."""
+    if not {"dtype", "distribution"} & set(levels):
+        raise ParityError("prompts are read at the dtype and distribution levels", "use --level dtype or all")
+    _check_installed(levels[-1])
+    from porter.verify.stories import reach
+    from porter.verify.texts import from_file
+
+    return from_file(prompts, against, model.config.vocab_size, reach(port, model))
 
 
 def _measured(
-    port: Port, model: Model, originals: Originals, levels: Sequence[str], tokens: int, watch: Watch
-) -> list[Level]:
-    """The levels that measure the port at its dtype: one run of everything serves both."""
-    if not levels:
-        return []
-    from porter.verify.benchmark import Benchmark, add_prompts
-    from porter.verify.distribution import check_distribution
-    from porter.verify.drift import Drift
-    from porter.verify.dtype import check_dtype
-    from porter.verify.prompts import COUNTS, write_prompts
-    from porter.verify.runs import open_run
+    port: Port,
+    model: Model,
+    originals: Originals,
+    levels: Sequence[str],
+    tokens: int,
+    texts: Texts | None,
+    watch: Watch,
+) -> tuple[list[Level], Asked | None]:
+    from porter.verify.measuring import measure_levels
+    from porter.verify.prompts import COUNTS, length_within
     from porter.verify.session import BrokenPort
     from porter.verify.stories import reach
+    from porter.verify.texts import bundled
 
-    watch(f"loading port and original in {port.dtype}")
-    exact, own, found = originals.exact, originals.at(cast("Precision", port.dtype)), Benchmark()
-    decided: list[Level] = []
+    texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
-        session = open_run(port, model, forced=False, deployed=True)
-        drift = Drift(port, model, tokens, session, own, exact, _entries(model))
-        deciders = {
-            "dtype": check_dtype,
-            "distribution": lambda found, dtype: drift.added_to(check_distribution(found, dtype), dtype),
-        }
-        for count in COUNTS:
-            watch(f"writing {count} prompts in the original's own words, and reading them on both sides")
-            prompts = write_prompts(originals.as_stored(), reach(port, model), count)
-            add_prompts(found, prompts, session, own, exact, _entries(model))
-            if "distribution" in levels:
-                watch("decoding token by token on both sides")
-                drift.add(prompts)
-            decided = [deciders[name](found, port.dtype) for name in levels]
-            if not any(level.open for level in decided):
-                break
+        return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch)
     except BrokenPort as error:
-        return [Level(name, (_broken(error),)) for name in levels]
-    return decided
+        return [Level(name, (_broken(error),)) for name in levels], None
 
 
 def _broken(error: Exception) -> Check:

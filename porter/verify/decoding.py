@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from porter.verify.benchmark import ToEntries
-from porter.verify.original import Original, Trace
+from porter.verify.original import Original
+from porter.verify.part import Trace
 from porter.verify.runs import PortRun, PortTrace
 from porter.verify.scenarios import Call
 
@@ -57,9 +58,9 @@ def decode_original(
             past=past,
             routes={n: chosen[:, new].reshape(-1, chosen.shape[-1]) for n, chosen in routes.items()},
         )
-        traces.append(replace(trace, layers=(), router_logits={}, choice={}, group_scores={}))
+        traces.append(replace(trace, layers={}, router_logits={}, choice={}, group_scores={}))
     real = mask[0].astype(bool)
-    held = [entry[:, :, real] for layer in traces[-1].cache for entry in to_entries(*layer)]
+    held = [entry[:, :, real] for layer in traces[-1].cache.values() for entry in to_entries(*layer)]
     return _joined(traces, dict(zip(entries, held, strict=True)))
 
 

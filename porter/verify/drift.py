@@ -16,16 +16,14 @@ import numpy as np
 
 from porter.manifest import Port
 from porter.model import Model
-from porter.verify import semantics
-from porter.verify.benchmark import Sides, ToEntries
+from porter.verify import findings
+from porter.verify.benchmark import Parties
 from porter.verify.decoding import Decoded, at_once, decode_original, decode_port
-from porter.verify.intervals import Pair, Statistic, judge, mean, root_mean
+from porter.verify.intervals import Pair, Sides, Statistic, judge, mean, root_mean
 from porter.verify.logits import divergence
-from porter.verify.original import Original
 from porter.verify.paths import Path, paths_of, texts_of
 from porter.verify.prompts import BATCH, Prompts
 from porter.verify.report import Check, DivergenceAt, ErrorAt, Figures, Level
-from porter.verify.runs import PortRun
 from porter.verify.scenarios import Call, Scenario, placed
 from porter.verify.slope import judge_slope
 
@@ -51,11 +49,9 @@ class Readings:
 class Drift:
     """Port and original, both at the dtype that is deployed, led along the same paths."""
 
-    def __init__(
-        self, port: Port, model: Model, steps: int, run: PortRun, own: Original, exact: Original, to_entries: ToEntries
-    ) -> None:
+    def __init__(self, port: Port, model: Model, steps: int, parties: Parties) -> None:
         self._paths = paths_of(port, model, steps)
-        self._run, self._own, self._exact, self._to_entries = run, own, exact, to_entries
+        self._parties = parties
         self._stepwise = model.network.model.rotary_emb.unbounded
         self._placed = port.context is not None and model.network.window() is not None
         self._found: dict[str, Readings] = defaultdict(Readings)
@@ -70,12 +66,13 @@ class Drift:
                 self._decode(path, placed(Scenario(path.name, calls)).calls if self._placed else calls)
 
     def _decode(self, path: Path, calls: Sequence[Call]) -> None:
-        ported = decode_port(self._run, calls)
+        parties = self._parties
+        ported = decode_port(parties.port, calls)
         entries = list(ported.cache)
-        rough = decode_original(self._own, calls, entries, self._to_entries, {})
+        rough = decode_original(parties.own, calls, entries, parties.to_entries, {})
         exactly = calls if self._stepwise else at_once(calls)
         followed = (ported, rough) if ported.routes else (ported,)
-        exact = [decode_original(self._exact, exactly, entries, self._to_entries, side.routes) for side in followed]
+        exact = [decode_original(parties.exact, exactly, entries, parties.to_entries, side.routes) for side in followed]
         _read(self._found[path.name], (ported, rough), (exact[0], exact[-1]))
 
     def added_to(self, level: Level, dtype: str) -> Level:
@@ -89,7 +86,7 @@ class Drift:
             figures += Figures(
                 errors=tuple(_error(path, place) for place in found if place.quantity != "KL"),
                 positions=tuple(
-                    DivergenceAt(place.position, *place.sides()) for place in found if place.quantity == "KL"
+                    DivergenceAt(path.name, place.position, *place.sides()) for place in found if place.quantity == "KL"
                 ),
             )
         return replace(level, checks=tuple(checks), figures=figures)
@@ -139,7 +136,7 @@ class Place:
 
 def _judge(path: Path, found: Readings, dtype: str) -> Iterator[Place]:
     """Every quantity at every place and stretch; of the cache the opening's, too."""
-    error = semantics.LIMIT if dtype == "float32" else NARROW_LIMIT
+    error = findings.LIMIT if dtype == "float32" else NARROW_LIMIT
     late, whole = list(path.stretches()), list(path.stretches(opened=True))
     yield from _places("KL", "", found.divergence, mean, error**2, FLOOR, late)
     yield from _places("logits", "", found.logits, root_mean, error, _floor(found, "logits"), late)
@@ -164,7 +161,7 @@ def _places(
 
 def _floor(found: Readings, name: str) -> float:
     """Below the rounding of float32 nothing counts."""
-    return semantics.FLOOR * float(np.sqrt(np.mean(found.sizes[name])))
+    return findings.FLOOR * float(np.sqrt(np.mean(found.sizes[name])))
 
 
 def _folded(path: Path, found: Sequence[Place]) -> list[Check]:

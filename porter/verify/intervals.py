@@ -8,7 +8,7 @@ interval is beyond; else the prompts do not decide.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,23 @@ class Pair:
     own: np.ndarray  # the same shape
 
 
+@dataclass
+class Sides:
+    """The same, as it comes in batch by batch."""
+
+    port: list[np.ndarray] = field(default_factory=list)
+    own: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, port: np.ndarray, own: np.ndarray) -> None:
+        """Takes in the next prompts."""
+        self.port.append(port)
+        self.own.append(own)
+
+    def pair(self) -> Pair:
+        """Over all prompts."""
+        return Pair(np.concatenate(self.port), np.concatenate(self.own))
+
+
 def mean(values: np.ndarray) -> np.ndarray:
     """Over prompts and their values."""
     return np.asarray(values.mean(axis=(-2, -1)))
@@ -39,6 +56,22 @@ def mean(values: np.ndarray) -> np.ndarray:
 def root_mean(values: np.ndarray) -> np.ndarray:
     """The root of the mean, of what is squared already."""
     return np.sqrt(mean(values))
+
+
+def pooled(values: np.ndarray) -> np.ndarray:
+    """Of a sum and a count for each prompt [..., prompts, 2]: all sums over all counts, nothing where none counts."""
+    sums = values.sum(axis=-2)
+    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
+def root_pooled(values: np.ndarray) -> np.ndarray:
+    """The root of that, of what is squared already."""
+    return np.sqrt(pooled(values))
+
+
+def size_pooled(values: np.ndarray) -> np.ndarray:
+    """That without its sign."""
+    return np.abs(pooled(values))
 
 
 def percentile(percent: float) -> Statistic:

@@ -9,15 +9,19 @@ def measure(logits: np.ndarray, exact: np.ndarray, next_ids: np.ndarray) -> dict
     """What logits [N, S, V] are off from the exact ones, by token [N, S].
 
     `divergence` is Kullback and Leibler's of the exact distribution from this one, in nats; `change` that of the next
-    token's probability; `surprise` by how much less the logarithm of that is; `choice` 1 where another token is first.
+    token's probability; `surprise` by how much less the logarithm of that is, and `loss` what is left of it, without
+    its sign; `choice` 1 where another token is first, else `agreement`.
     """
     p, q = log_softmax(exact), log_softmax(logits.astype(np.float64))
     likely, now = (np.take_along_axis(side, next_ids[..., None], axis=-1)[..., 0] for side in (p, q))
+    other = p.argmax(axis=-1) != q.argmax(axis=-1)
     return {
         "divergence": divergence(logits, exact),
         "change": np.exp(now) - np.exp(likely),
         "surprise": likely - now,
-        "choice": (p.argmax(axis=-1) != q.argmax(axis=-1)).astype(np.float64),
+        "loss": -now,
+        "choice": other.astype(np.float64),
+        "agreement": (~other).astype(np.float64),
     }
 
 

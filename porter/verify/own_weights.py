@@ -7,7 +7,7 @@ costs is another question. Read and decoded without porter's own code for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +34,13 @@ class Decoded:
     steps: torch.Tensor
 
 
-def own_weights(port: Port, model: Model) -> Tensors:
-    """The checkpoint's tensors that are stored as codes, float32, as the codes and scales in the port's files say.
+def own_weights(port: Port, model: Model, wanted: Callable[[str], bool] = lambda name: True) -> Tensors:
+    """The checkpoint's tensors that are stored as codes, float32, as the codes and scales in the port's files say:
+    those whose names are wanted.
 
     Empty for a port without any. Raises ParityError where they cannot be read.
     """
-    return {name: part.numbers for name, part in _by_source(port, model)}
+    return {name: part.numbers for name, part in _by_source(port, model, wanted)}
 
 
 def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -> Check:
@@ -48,7 +49,7 @@ def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -
     `tensors` are the checkpoint's, by name. Raises ParityError where the port's cannot be read.
     """
     worst, where = 0.0, ""
-    for name, part in _by_source(port, model):
+    for name, part in _by_source(port, model, lambda name: True):
         off = (part.numbers.double() - tensors[name].double()).abs() / part.steps.double().abs().clamp(min=TINY)
         largest = float(off.nan_to_num(nan=math.inf).max())
         if largest > worst:
@@ -56,11 +57,11 @@ def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -
     return Check.at_most("steps from a number to its code", worst, HALF_A_STEP, where and f"worst in {where}")
 
 
-def _by_source(port: Port, model: Model) -> Iterator[tuple[str, Decoded]]:
+def _by_source(port: Port, model: Model, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Decoded]]:
     """Each source tensor of a quantized weight: the weight's rows go back to where they came from."""
     files = _files(port)
     for weight in model.binding.weights:
-        if weight.parameter.quantization is None:
+        if weight.parameter.quantization is None or not any(wanted(piece.source) for piece in weight.pieces):
             continue
         whole, at = _decode(weight, files), 0
         columns = weight.parameter.shape[-1]
@@ -68,7 +69,8 @@ def _by_source(port: Port, model: Model) -> Iterator[tuple[str, Decoded]]:
         for piece in weight.pieces:
             rows = slice(at, at + piece.size // columns)
             at = rows.stop
-            yield piece.source, Decoded(numbers[rows].reshape(piece.shape), steps[rows].reshape(piece.shape))
+            if wanted(piece.source):
+                yield piece.source, Decoded(numbers[rows].reshape(piece.shape), steps[rows].reshape(piece.shape))
 
 
 def _files(port: Port) -> dict[str, Path]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,14 @@ from torch.overrides import TorchFunctionMode
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _WIDER_METHOD = {torch.Tensor.float: torch.Tensor.double, torch.Tensor.cfloat: torch.Tensor.cdouble}
+
+
+Precision = Literal["float64", "float32", "bfloat16", "float16"]
+
+
+def arithmetic(precision: Precision) -> AbstractContextManager[None]:
+    """What a model is built and run in."""
+    return float64_throughout() if precision == "float64" else nullcontext()
 
 
 @contextmanager

@@ -85,19 +85,6 @@ class ErrorAt:
 
 
 @dataclass(frozen=True)
-class DivergenceAt:
-    """The mean divergence from float64 of a position's distribution over the next token, in nats."""
-
-    position: int
-    port: float
-    original: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Numbers, or their names where JSON has none."""
-        return {"position": self.position, "port": _named(self.port), "original": _named(self.original)}
-
-
-@dataclass(frozen=True)
 class ExpertLoad:
     """How many tokens each expert of a layer was given: [experts] of the port, and of the original at its dtype."""
 
@@ -111,18 +98,36 @@ class ExpertLoad:
 
 
 @dataclass(frozen=True)
+class DivergenceAt:
+    """Mean KL in nats around a position of texts that were decoded token by token, port beside original, both against
+    float64.
+    """
+
+    scenario: str
+    position: int
+    port: float
+    original: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, or their names where JSON has none."""
+        return {**vars(self), "port": _named(self.port), "original": _named(self.original)}
+
+
+@dataclass(frozen=True)
 class Figures:
     """What a chart is drawn of."""
 
     errors: tuple[ErrorAt, ...] = ()
-    positions: tuple[DivergenceAt, ...] = ()
     experts: tuple[ExpertLoad, ...] = ()
+    positions: tuple[DivergenceAt, ...] = ()
 
     def __add__(self, other: Figures) -> Figures:
-        return Figures(self.errors + other.errors, self.positions + other.positions, self.experts + other.experts)
+        return Figures(
+            self.errors + other.errors, self.experts + other.experts, self.positions + other.positions
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Three lists."""
+        """A list of each kind."""
         return {name: [entry.to_json() for entry in entries] for name, entries in vars(self).items()}
 
 
@@ -147,6 +152,21 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The prompts of the levels that measure: where they came from, how many, and the SHA-256 of their token ids, each
+    a little-endian 64-bit integer, prompt by prompt.
+    """
+
+    source: Literal["bundled", "file", "original"]
+    count: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class Closeness:
     """How near the port's logits are to the original's in float64, over everything that was compared."""
 
@@ -168,6 +188,8 @@ class ParityReport:
     closeness: Closeness | None
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    prompts: Asked | None = None  # where none were asked
+    slice: tuple[int, ...] | None = None  # the layers that were run, where not all were
 
     @property
     def status(self) -> Status:
@@ -197,8 +219,10 @@ class ParityReport:
             "max_abs_error": _number(near.max_abs_error) if near else None,
             "cosine": _number(near.cosine) if near else None,
             "kl": _number(near.kl) if near else None,
+            "prompts": self.prompts.to_json() if self.prompts else None,
             "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
             "notes": list(self.notes),
+            "slice": None if self.slice is None else list(self.slice),
             "seconds": round(self.seconds, 3),
         }
 

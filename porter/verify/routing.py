@@ -26,7 +26,8 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
         self, layers: Iterable[nn.Module], tokens: int, forced: Mapping[int, np.ndarray] | None = None
     ) -> None:
         super().__init__()
-        self._blocks = {n: layer.mlp for n, layer in enumerate(layers) if hasattr(layer.mlp, "experts")}
+        blocks: list[Any] = [getattr(layer, "mlp", None) for layer in layers]
+        self._blocks = {n: block for n, block in enumerate(blocks) if hasattr(block, "experts")}
         self._forced = {n: self._checked(n, tokens, routes) for n, routes in (forced or {}).items()}
         self._layer: int | None = None
         self._hooks: list[Any] = []

@@ -7,7 +7,7 @@ a prompt and one for a token: calls are cut into pieces that fit, and each token
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from porter.manifest import FixedSize, Port
 from porter.model import Model
 from porter.verify.session import PAST, Arrays, GraphSession, Results
+from porter.verify.stages import Stage, Stages
 from porter.verify.widen import wide_weights
 
 Routes = Mapping[int, np.ndarray]
@@ -27,7 +28,7 @@ Fixed = tuple[FixedSize, GraphSession]
 class PortTrace:
     """What one call of the port computed; the first `minimum_past` masked cache places are left out."""
 
-    logits: np.ndarray  # [B, S, V]
+    logits: np.ndarray  # [B, S, V]; of a stage without the head, what comes out of its last layer [B, S, D]
     layers: dict[int, np.ndarray]  # layer → [B * S, D]
     router_logits: dict[int, np.ndarray]  # layer → [B * S, E]
     routes: dict[int, np.ndarray]  # layer → [B * S, K]: its own choice, whatever was forced
@@ -65,15 +66,17 @@ class PortRun(ABC):
         past: PortPast | None = None,
         routes: Routes | None = None,
         embedding_scale: float = 1.0,
+        hidden: np.ndarray | None = None,
     ) -> tuple[PortTrace, PortPast]:
         """One call: ids, positions and mask [B, S] of the new tokens; routes [B * S, K] per layer where it is forced.
 
-        Embeddings are multiplied by `embedding_scale`, a power of two: that is exact.
+        Embeddings are multiplied by `embedding_scale`, a power of two: that is exact. A stage without them is given
+        `hidden` [B, S, D], which the one before has as its `logits`.
         """
 
-    def each_size(self) -> Iterator[tuple[int, int, PortRun]]:
-        """Where a prompt may have one of several sizes, the port with each of them alone: sequence, context, and it."""
-        yield from ()
+    def of_size(self, size: tuple[int, int]) -> PortRun:
+        """Where a prompt may have one of several sizes, the port with one of them alone: sequence and context."""
+        return self
 
 
 class GrowingRun(PortRun):
@@ -92,12 +95,13 @@ class GrowingRun(PortRun):
         past: PortPast | None = None,
         routes: Routes | None = None,
         embedding_scale: float = 1.0,
+        hidden: np.ndarray | None = None,
     ) -> tuple[PortTrace, PortPast]:
         rows = len(input_ids)
         past = past or PortPast(self._session.cache(rows, self._hidden), np.zeros((rows, self._hidden), np.int64), 0)
         whole = np.concatenate([past.places, mask], axis=1)
         feed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": whole, **past.cache}
-        found = self._session.run(feed, routes, embedding_scale)
+        found = self._session.run(feed, routes, embedding_scale, hidden)
         cache = {name.removeprefix(PAST): a[:, :, self._hidden :] for name, a in found.cache.items()}
         trace = PortTrace(found.logits, found.layers, found.router_logits, found.routes, cache)
         return trace, PortPast(found.cache, whole, 0)
@@ -114,10 +118,9 @@ class FixedRun(PortRun):
         taken = [g for g in fitting if g[0].sequence == 1 or sequence in (None, g[0].sequence)]
         self._graphs = sorted(taken, key=lambda graph: graph[0].sequence)
 
-    def each_size(self) -> Iterator[tuple[int, int, PortRun]]:
-        sizes = sorted({(size.sequence, size.context) for size, _ in self._all if size.sequence > 1})
-        for sequence, context in sizes if len(sizes) > 1 else []:
-            yield sequence, context, FixedRun(self._all, context, sequence)
+    def of_size(self, size: tuple[int, int]) -> PortRun:
+        sequence, context = size
+        return FixedRun(self._all, context, sequence)
 
     def run(
         self,
@@ -127,6 +130,7 @@ class FixedRun(PortRun):
         past: PortPast | None = None,
         routes: Routes | None = None,
         embedding_scale: float = 1.0,
+        hidden: np.ndarray | None = None,
     ) -> tuple[PortTrace, PortPast]:
         rows = len(input_ids)
         if past is None:
@@ -134,8 +138,9 @@ class FixedRun(PortRun):
             past = PortPast(empty, np.zeros((rows, 0), np.int64), -1)
         real = mask.astype(bool)
         places = np.concatenate([past.places, np.where(real, position_ids, -1)], axis=1)
-        call = _Call(input_ids, position_ids, routes, embedding_scale)
-        cache = {name: a.copy() for name, a in past.cache.items()}
+        call = _Call(input_ids, position_ids, routes, embedding_scale, hidden)
+        held = self._graphs[0][1].cache(0, 0)
+        cache = {name: past.cache[name].copy() for name in held}
         seen = _seen(past.places, self._context)
         batch = self._graphs[0][0].batch
         for first in range(0, rows, batch):
@@ -148,8 +153,10 @@ class FixedRun(PortRun):
 class _Call:
     """A call under way: what its tokens became, piece by piece."""
 
-    def __init__(self, ids: np.ndarray, positions: np.ndarray, routes: Routes | None, scale: float) -> None:
-        self._ids, self._positions, self._routes, self._scale = ids, positions, routes, scale
+    def __init__(
+        self, ids: np.ndarray, positions: np.ndarray, routes: Routes | None, scale: float, hidden: np.ndarray | None
+    ) -> None:
+        self._ids, self._positions, self._routes, self._scale, self._hidden = ids, positions, routes, scale, hidden
         self._found: dict[tuple[str, Any], np.ndarray] = {}
 
     def take(
@@ -163,7 +170,8 @@ class _Call:
         feed |= {name: values[group] for name, values in cache.items()}
         numbers = (rows * self._ids.shape[1] + picked).reshape(-1)
         forced = {layer: chosen[numbers] for layer, chosen in (self._routes or {}).items()}
-        results = session.run(feed, forced, self._scale)
+        given = None if self._hidden is None else self._hidden[rows, picked]
+        results = session.run(feed, forced, self._scale, given)
         for name, values in results.cache.items():
             cache[name][group] = values
         for key, values in _flat(results):
@@ -214,10 +222,56 @@ def _in_order(cache: Arrays, places: np.ndarray) -> Arrays:
     return {name.removeprefix(PAST): np.take_along_axis(a, picked, axis=2) * real for name, a in cache.items()}
 
 
-def open_run(port: Port, model: Model, *, forced: bool, deployed: bool = False) -> PortRun:
+class StagedRun(PortRun):
+    """A port that is in memory stage by stage."""
+
+    def __init__(self, open_stage: Callable[[Stage], PortRun], stages: Stages) -> None:
+        self._open = cache(open_stage) if stages.resident else open_stage
+        self._stages = stages.parts
+
+    def run(
+        self,
+        input_ids: np.ndarray,
+        position_ids: np.ndarray,
+        mask: np.ndarray,
+        past: PortPast | None = None,
+        routes: Routes | None = None,
+        embedding_scale: float = 1.0,
+        hidden: np.ndarray | None = None,
+    ) -> tuple[PortTrace, PortPast]:
+        traces: list[PortTrace] = []
+        pasts: list[PortPast] = []
+        for stage in self._stages:
+            given = traces[-1].logits if traces else hidden
+            run = self._open(stage)
+            trace, left = run.run(input_ids, position_ids, mask, past, routes, embedding_scale, given)
+            traces.append(trace)
+            pasts.append(left)
+        joined = {name: array for past in pasts for name, array in past.cache.items()}
+        return _joined(traces), PortPast(joined, pasts[-1].places, pasts[-1].padding)
+
+
+def _joined(traces: Sequence[PortTrace]) -> PortTrace:
+    """What all stages computed, as one."""
+
+    def together(name: str) -> Any:
+        return {key: values for trace in traces for key, values in getattr(trace, name).items()}
+
+    return PortTrace(
+        traces[-1].logits, together("layers"), together("router_logits"), together("routes"), together("cache")
+    )
+
+
+def open_run(port: Port, model: Model, stages: Stages, *, forced: bool, deployed: bool = False) -> PortRun:
     """The port, ready to be called. Raises BrokenPort where it does not load."""
+    opened = partial(open_stage, port, model, forced=forced, deployed=deployed)
+    return opened(None) if len(stages.parts) == 1 else StagedRun(opened, stages)
+
+
+def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, deployed: bool = False) -> PortRun:
+    """A stage of a port, or all of it. Raises BrokenPort where it does not load."""
     wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
-    sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed) for g in port.graphs}
+    sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed, stage=stage) for g in port.graphs}
     if port.context is None:
         return GrowingRun(sessions[port.graphs[0].name], int(port.manifest["minimum_past"]))
     return FixedRun([(size, sessions[size.file]) for size in port.fixed_sizes()], port.context)

@@ -29,11 +29,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Calls that continue one another through the cache."""
+    """Calls that continue one another through the cache; of a port that has prompts of several sizes, with one `size`:
+    sequence and context.
+    """
 
     name: str
     calls: tuple[Call, ...]
     embedding_scale: float = 1.0
+    size: tuple[int, int] | None = None
 
 
 def scenarios(

@@ -16,7 +16,9 @@ import onnxruntime as ort
 
 from porter.graph import Graph
 from porter.manifest import Port
+from porter.verify.cut import EMBEDDED, cut
 from porter.verify.emulate import emulate, narrow_weights
+from porter.verify.stages import Stage
 from porter.verify.widen import Weights, widen
 
 NUMPY: dict[str, np.dtype] = {
@@ -26,7 +28,7 @@ NUMPY: dict[str, np.dtype] = {
 WATCHED = {"layers": r"(?:.*\.)?layers\.(\d+)\.output", "router_logits": r"(?:.*\.)?layers\.(\d+)\..*\.logits"}
 CHOSEN = r"(?:.*\.)?layers\.(\d+)\..*\.experts"
 FORCED, OWN = ".forced", ".own"
-EMBEDDED, SCALE = r"(?:.*\.)?embed_tokens\.rows", "embedding_scale"
+SCALE = "embedding_scale"
 PAST, PRESENT = "past_key_values.", "present."
 
 Arrays = dict[str, np.ndarray]
@@ -36,7 +38,7 @@ Arrays = dict[str, np.ndarray]
 class Results:
     """What one call of a graph with sizes [b, s] computed; the cache by the names of the inputs that it goes into."""
 
-    logits: np.ndarray  # [b, s, V]
+    logits: np.ndarray  # [b, s, V]; of a stage without the head, what comes out of its last layer [b, s, D]
     layers: dict[int, np.ndarray]  # layer → [b * s, D]
     router_logits: dict[int, np.ndarray]  # layer → [b * s, E]
     routes: dict[int, np.ndarray]  # layer → [b * s, K]: its own choice, whatever was forced
@@ -48,21 +50,32 @@ class BrokenPort(Exception):
 
 
 class GraphSession:
-    """Runs one graph of a port. In float16 or bfloat16 it is widened: the same graph, node for node, in float32, with
-    `wide` weights taken from the source; or, `deployed`, its dtype is emulated, with the weights of its own files. With
-    `forced` routers, the experts are an input of every call.
+    """Runs one graph of a port, or what of it a stage has. A narrow one is widened: the same graph, node by
+    node, in float32, with `wide` weights of the source; or, `deployed`, its dtype is emulated, with the weights
+    of its own files. With `forced` routers, the experts are an input of every call.
     """
 
     def __init__(
-        self, port: Port, graph: Path, wide: Callable[[], Weights], *, forced: bool, deployed: bool = False
+        self,
+        port: Port,
+        graph: Path,
+        wide: Callable[[frozenset[str]], Weights],
+        *,
+        forced: bool,
+        deployed: bool = False,
+        stage: Stage | None = None,
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong comes back as an exception
+        if stage is not None:  # each weight is read a few times and let go: a rearranged copy does not pay
+            options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
         with _blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(graph, load_external_data=False))
+            self._hidden = cut(built, stage) if stage is not None else None
+            self._last = next(str(v.name) for v in built.graph.outputs if not str(v.name).startswith(PRESENT))
             if port.dtype != "float32":
-                weights = narrow_weights(built, port.folder) if deployed else wide()
+                weights = narrow_weights(built, port.folder) if deployed else wide(_stored(built))
                 (emulate if deployed else widen)(built)
                 options.add_external_initializers(*weights)
             self._chosen = self._force(built) if forced else {}
@@ -79,18 +92,30 @@ class GraphSession:
         return {n: np.zeros([batch, i.shape[1], places, i.shape[3]], NUMPY[i.type]) for n, i in inputs.items()}
 
     def run(
-        self, feed: Mapping[str, np.ndarray], routes: Mapping[int, np.ndarray] | None, embedding_scale: float
+        self,
+        feed: Mapping[str, np.ndarray],
+        routes: Mapping[int, np.ndarray] | None,
+        embedding_scale: float,
+        hidden: np.ndarray | None = None,
     ) -> Results:
         """One call; routes per layer where the graph is forced. Embeddings are multiplied by `embedding_scale`, a power
-        of two: that is exact.
+        of two: that is exact. A stage without them is given `hidden` [b, s, D].
         """
         given = dict(feed) | {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
         given[SCALE] = np.array(embedding_scale)
-        given = {name: np.asarray(a, dtype=NUMPY[self._inputs[name].type], order="C") for name, a in given.items()}
+        if self._hidden is not None and hidden is not None:
+            rows = re.fullmatch(EMBEDDED, self._hidden)  # [b, s, D]; between layers [b * s, D]
+            given[self._hidden] = hidden if rows else hidden.reshape(-1, hidden.shape[-1])
+        given = {
+            n: np.asarray(a, NUMPY[self._inputs[n].type], order="C") for n, a in given.items() if n in self._inputs
+        }
         with _blaming_the_port("stops"):
             results = dict(zip(self._outputs, self._session.run(None, given), strict=True))
+        last = results[self._last]
+        if re.fullmatch(EMBEDDED, self._last):  # there is nothing behind it that reads the scaled ones
+            last = last * np.float32(embedding_scale)
         return Results(
-            logits=results["logits"],
+            logits=last.reshape(*feed["input_ids"].shape, -1),
             layers=_by_layer(results, WATCHED["layers"]),
             router_logits=_by_layer(results, WATCHED["router_logits"]),
             routes=_by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
@@ -102,7 +127,7 @@ class GraphSession:
         scale = ir.Value(name=SCALE, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
         built.graph.inputs.append(scale)
         graph = Graph(built.graph)
-        for value in [v for v in _values(built) if re.fullmatch(EMBEDDED, str(v.name))]:
+        for value in [v for v in _values(built) if re.fullmatch(EMBEDDED, str(v.name)) and v.uses()]:
             readers = list(value.uses())
             with graph.before(readers[0].node):
                 scaled = graph.op.Mul(value, scale)
@@ -136,6 +161,12 @@ def _blaming_the_port(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # ONNX Runtime, protobuf and onnx-ir raise types of their own, unrelated to one another
         raise BrokenPort(f"ONNX Runtime {what}: {str(error).splitlines()[0]}") from error
+
+
+def _stored(built: ir.Model) -> frozenset[str]:
+    """The weights that lie in files."""
+    weights = built.graph.initializers.items()
+    return frozenset(str(name) for name, value in weights if isinstance(value.const_value, ir.ExternalTensor))
 
 
 def _values(built: ir.Model) -> Iterator[ir.Value]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from porter.errors import ParityError, first_few
 
@@ -20,17 +21,37 @@ WIDE = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 Tensors = dict[str, torch.Tensor]
 
 
-def read_tensors(folder: Path) -> Tensors:
-    """Map all tensors of the folder; which files these are is chosen as transformers does."""
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Which file holds which tensor; which files these are is chosen as transformers does."""
     wanted = {} if (folder / SINGLE).is_file() else _weight_map(folder)
-    tensors: Tensors = {}
+    found: dict[str, Path] = {}
     for shard in sorted(set(wanted.values())) or [SINGLE]:
-        try:
-            tensors |= load_file(folder / shard)
-        except (OSError, SafetensorError) as cause:
-            raise ParityError(f"{shard} cannot be read: {cause}", "fetch the checkpoint again") from cause
-    _refuse("the index names tensors that no file holds", wanted.keys() - tensors.keys())
+        with _opened(folder / shard) as file:
+            found |= dict.fromkeys(file.keys(), folder / shard)
+    _refuse("the index names tensors that no file holds", wanted.keys() - found.keys())
+    return found
+
+
+def read_tensors(files: Mapping[str, Path]) -> Tensors:
+    """Map tensors; a file stays mapped for as long as one of its tensors is held."""
+    by_file: dict[Path, list[str]] = defaultdict(list)
+    for name, path in files.items():
+        by_file[path].append(name)
+    tensors: Tensors = {}
+    for path, names in by_file.items():
+        with _opened(path) as file:
+            for name in names:
+                tensors[name] = file.get_tensor(name)
     return tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as cause:
+        raise ParityError(f"{path.name} cannot be read: {cause}", "fetch the checkpoint again") from cause
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -45,16 +66,16 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return weight_map
 
 
-def drop_unused(tensors: Tensors, layers: int, predictors: int) -> Tensors:
+def drop_unused(files: Mapping[str, Path], layers: int, predictors: int) -> dict[str, Path]:
     """Leave out what no model of transformers has: multi-token-prediction layers and rotary frequencies."""
-    index = {name: int(found[1]) for name in tensors if (found := re.search(r"\.layers\.(\d+)\.", name))}
+    index = {name: int(found[1]) for name in files if (found := re.search(r"\.layers\.(\d+)\.", name))}
     _refuse(
         f"the config has {layers} layers, but there are tensors of others",
         [name for name, layer in index.items() if layer >= layers + predictors],
     )
     return {
-        name: tensor
-        for name, tensor in tensors.items()
+        name: path
+        for name, path in files.items()
         if index.get(name, -1) < layers and not name.endswith("rotary_emb.inv_freq")
     }
 

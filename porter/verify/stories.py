@@ -8,7 +8,6 @@ from dataclasses import replace
 from porter.errors import ParityError
 from porter.manifest import Port
 from porter.model import Model
-from porter.verify.runs import PortRun
 from porter.verify.scenarios import PROMPT, SHORTEST, Scenario, placed, scenarios
 
 
@@ -42,10 +41,10 @@ def stories_of(port: Port, model: Model, tokens: int) -> tuple[list[Scenario], l
     return found, notes
 
 
-def each_size(port: PortRun, model: Model, tokens: int) -> Iterator[tuple[str, PortRun, Scenario]]:
+def each_size(port: Port, model: Model, tokens: int) -> Iterator[Scenario]:
     """A prompt once more with each of several sizes that a port is made for."""
-    for sequence, context, run in port.each_size():
-        name = f"{sequence} of {context}"
+    sizes = sorted({(size.sequence, size.context) for size in port.fixed_sizes() if size.sequence > 1})
+    for sequence, context in sizes if len(sizes) > 1 else []:
         limit = min(context, model.config.max_position_embeddings)
         story = scenarios(model.config.vocab_size, [], limit, None, min(tokens, limit - SHORTEST))[0]
-        yield name, run, replace(story, name=name)
+        yield replace(story, name=f"{sequence} of {context}", size=(sequence, context))

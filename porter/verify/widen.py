@@ -41,10 +41,12 @@ def widen(model: ir.Model) -> None:
             value.const_value = ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
 
 
-def wide_weights(model: Model) -> Weights:
-    """Every weight in float32, by the same rules as the port's own; those stored as codes stay the port's."""
+def wide_weights(model: Model, wanted: frozenset[str]) -> Weights:
+    """Weights in float32, by the same rules as the port's own; those stored as codes stay the port's."""
     names, values = [], []
-    for weight in (w for w in model.binding.weights if w.parameter.quantization is None):
+    for weight in model.binding.weights:
+        if weight.parameter.name not in wanted or weight.parameter.quantization is not None:
+            continue
         parts = [c.reshape(-1) for c in chunks(weight, model.source, np.dtype(np.float32))]
         names.append(weight.parameter.name)
         values.append(ort.OrtValue.ortvalue_from_numpy(np.concatenate(parts).reshape(weight.parameter.shape)))

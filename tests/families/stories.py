@@ -13,7 +13,8 @@ import tiny
 
 from porter.families import Family, family_of
 from porter.families._config import DecoderConfig
-from porter.verify.original import Original, Past
+from porter.verify.original import Original
+from porter.verify.part import Past
 
 Routes = dict[int, np.ndarray]
 
@@ -117,7 +118,7 @@ def _ask(
     past: Past | None = None
     for call, mask in _masks(calls, 0):
         trace, past = model.run(call.ids, position_ids=call.positions, attention_mask=mask, past=past)
-        real, caches = call.mask.astype(bool), trace.cache
+        real, caches = call.mask.astype(bool), tuple(trace.cache.values())
         logits.append(trace.logits[real])
         routes.append({layer: np.sort(r, axis=-1)[real.ravel()] for layer, r in trace.routes.items()})
     entries = [e for keys, values in caches for e in family.original_cache(config, keys, values)]

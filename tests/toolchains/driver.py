@@ -120,17 +120,18 @@ def _inside(tool: Tool, arguments: argparse.Namespace) -> None:
     folder = arguments.outputs.with_suffix(".work").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model = onnx.load(str(arguments.model))  # 1.14 finds external data by a string only
-    path = arguments.model.resolve()
+    path, given, wanted = (p.resolve() for p in (arguments.model, arguments.inputs, arguments.outputs))
+    calibration = [_arrays(path) for path in arguments.calibration]
+    os.chdir(folder)  # where some leave dumps of their own
+    model = onnx.load(str(path))  # 1.14 finds external data by a string only
     if has_external_data(path):
         path = folder / "embedded.onnx"
         onnx.save(model, str(path))
         print(f"weights embedded in {path.name}: {path.stat().st_size} bytes")
-    calibration = [_arrays(path) for path in arguments.calibration]
     outputs = tool.run(
-        Job(path, model.graph, _arrays(arguments.inputs), calibration, arguments.target, arguments.quantize, folder)
+        Job(path, model.graph, _arrays(given), calibration, arguments.target, arguments.quantize, folder)
     )
-    np.savez(arguments.outputs, **outputs)
+    np.savez(wanted, **outputs)
 
 
 def has_external_data(path: Path) -> bool:

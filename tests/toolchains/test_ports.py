@@ -27,7 +27,7 @@ TOOLCHAINS = ROOT / "build" / "toolchains"
 SEQUENCE, CONTEXT = 16, 32
 SHAPE = f"batch=1,sequence={SEQUENCE},context={CONTEXT}"
 ALLOWED = 10.0  # times the original's own error at the same dtype, as for porter verify
-CODES = 0.98  # the cosine that is asked of integers, for which nothing of the original's is a measure: a route may flip
+CODES = 0.998  # the cosine that is asked of integers, for which nothing of the original's is a measure
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,7 +60,17 @@ WAYS = (
 )
 MODELS = ("llama", "qwen3_moe", "deepseek_v3 absorbed", "deepseek_v3 expanded")
 TRAINED = "deepseek-v3-tiny"  # the sample, which is larger: for simulators that are quick
-CASES = [(way, model) for way in WAYS for model in (*MODELS, *([] if way.driver == "sophgo" else [TRAINED]))]
+INTEGERS = (
+    "llama",
+)  # a random router's scores are near-ties all of them: codes flip its choices, the trained one's not
+
+
+def models(way: Way) -> tuple[str, ...]:
+    """What is sent through a compiler."""
+    return (*(MODELS if way.dtype else INTEGERS), *(() if way.driver == "sophgo" else (TRAINED,)))
+
+
+CASES = [(way, model) for way in WAYS for model in models(way)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +85,7 @@ class Told:
     def at(self, dtype: Any) -> tuple[np.ndarray, list[np.ndarray]]:
         trace, _ = Original(self.folder, dtype).run(self.ids)
         config = self.family.read(tiny.json.loads((self.folder / "config.json").read_text()))
-        entries = (e for layer in trace.cache for e in self.family.original_cache(config, *layer))
+        entries = (e for layer in trace.cache.values() for e in self.family.original_cache(config, *layer))
         return trace.logits[0].astype(np.float64), [np.moveaxis(e[0], 0, 1).astype(np.float64) for e in entries]
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 
-from porter.verify.original import Original, Precision
+from porter.verify.original import Original
+from porter.verify.precision import Precision
 
 torch.set_num_threads(1)  # in models this small, threads do nothing but wait for each other
 

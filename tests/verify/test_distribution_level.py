@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,15 @@ from command import run
 from measured import checks, disturb_weights, report, write
 from surgery import graph_of, rewire
 
-JUDGED = {"KL mean", "KL median", "KL 90 %", "KL 99 %"}
+from porter.verify.prompts import LENGTH
+
+JUDGED = {"KL mean", "KL median", "KL 90 %", "KL 99 %", "KL 99.9 %"}
 JUDGED |= {"probability change", "perplexity change", "first choice changed"}
 DRIFT = {f"drift: {quantity}" for quantity in ("KL", "KL slope", "logits", "cache")}
 DRIFT |= {f"RoPE at 256: {quantity}" for quantity in ("KL", "logits", "cache")}
+NUMBER = r"(\d[\d.e-]*|inf)"
+WORST = rf"worst at (groups of )?layer \d+, prompt \d+, token \d+: \d+ for \d+, {NUMBER} apart; "
+WORST += rf"the original rounds by up to {NUMBER}"
 CHOICE, ROUTE = "mlp.gate.Route.TopK_2.0", "mlp.gate.Route."
 
 
@@ -38,6 +44,8 @@ def test_a_sound_port_passes_and_its_cost_is_told(sound: tuple[str, Path, Path])
     ]
     assert [(check["limit"], check["interval"]) for check in told] == [(None, None)] * len(told)
     assert told[1]["value"] == pytest.approx(1, abs=0.02)
+    assert found["cost: top-1 agreement"]["value"] == pytest.approx(1 - found["cost: first choice changed"]["value"])
+    assert found["cost: perplexity"]["port"] > 1
     assert 0 < found["KL mean"]["port_standard_error"] < 0.5 * found["KL mean"]["port"]
     assert 1e-7 < found["KL mean"]["port"] <= found["KL 99 %"]["port"] < 0.1
 
@@ -71,7 +79,7 @@ def test_routers_without_their_group_limit_fail(dtype: str, tmp_path: Path) -> N
     routes = found["routes changed, lead over noise"]
     assert routes["status"] == "fail"
     assert float(routes["value"]) > 5 * routes["limit"]
-    assert "layer" in routes["detail"]
+    assert re.fullmatch(WORST, routes["detail"]), routes["detail"]
     assert found["cost: routes changed"]["port"] > 5 * found["cost: routes changed"]["original"]
 
 
@@ -86,3 +94,21 @@ def test_the_verdict_in_words(sound: tuple[str, Path, Path], tmp_path: Path) -> 
         assert "told, not judged" in found.out
         assert "±" in found.out
         assert ("fail distribution: KL mean = " in found.out) == (folder == copy)
+
+
+def test_what_routers_did_is_told(sound: tuple[str, Path, Path]) -> None:
+    family, checkpoint, port = sound
+    document = report(port, checkpoint, "distribution")
+    found, experts = checks(document), document["figures"]["experts"]
+    told = {"cost: routes changed", "cost: tokens rerouted", "cost: expert load, largest difference"}
+    if family == "llama":
+        assert (experts, told & set(found)) == ([], set())
+        return
+    assert told <= set(found)
+    assert [entry["layer"] for entry in experts] == [1, 2]
+    for entry in experts:
+        assert sum(entry["port"]) == sum(entry["original"]) == document["prompts"]["count"] * LENGTH * 4
+    pairs = [(a, b) for entry in experts for a, b in zip(entry["port"], entry["original"], strict=True)]
+    largest = max(abs(a - b) for a, b in pairs) / sum(experts[0]["port"])
+    assert found["cost: expert load, largest difference"]["value"] == pytest.approx(largest)
+    assert found["cost: routes changed"]["detail"].startswith("of port and original, layer 1: ")

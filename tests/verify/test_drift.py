@@ -21,12 +21,14 @@ from surgery import graph_of, weight_of
 from porter.manifest import open_port
 from porter.model import understand
 from porter.port import convert
+from porter.verify.benchmark import Parties
 from porter.verify.decoding import at_once, decode_original
 from porter.verify.drift import Drift
 from porter.verify.intervals import Pair
-from porter.verify.original import Original, Precision
+from porter.verify.original import Original
 from porter.verify.paths import Path as Way
 from porter.verify.paths import paths_of, texts_of
+from porter.verify.precision import Precision
 from porter.verify.prompts import Prompts
 from porter.verify.report import Level
 from porter.verify.runs import open_run
@@ -44,8 +46,9 @@ def judged(port: Path, checkpoint: Path) -> dict[str, dict[str, Any]]:
     """The checks of this part of the level alone, on random texts: nothing else is run."""
     opened, model = open_port(port), understand(checkpoint, "auto", None)
     exact, own = originals(checkpoint, opened.dtype)
-    run = open_run(opened, model, forced=False, deployed=True)
-    drift = Drift(opened, model, 8, run, own, exact, partial(model.family.original_cache, model.config))
+    run = open_run(opened, model, exact.stages, forced=False, deployed=True)
+    parties = Parties(run, own, exact, None, partial(model.family.original_cache, model.config))
+    drift = Drift(opened, model, 8, parties)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (32, 32))
     drift.add(Prompts(ids, ids, 4, np.zeros(0), {}))
     level = drift.added_to(Level("distribution", ()), opened.dtype)

@@ -21,7 +21,7 @@ from porter.model import understand
 from porter.port import convert
 from porter.verify.emulate import emulate, narrow_weights
 from porter.verify.original import Original
-from porter.verify.runs import open_run
+from porter.verify.runs import open_stage
 
 KIND = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 TYPE = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
@@ -161,7 +161,7 @@ def test_it_is_off_from_the_exact_original_as_a_runtime_with_float16_is(narrow_p
     """ONNX Runtime has some float16 kernels and casts for the others, so it rounds at some of the same places."""
     ids = np.random.default_rng(5).integers(0, 100, (4, 20))
     positions, ones = np.broadcast_to(np.arange(20), ids.shape), np.ones_like(ids)
-    session = open_run(open_port(narrow_port), understand(deepseek), forced=False, deployed=True)
+    session = open_stage(open_port(narrow_port), understand(deepseek), None, forced=False, deployed=True)
     trace, _ = session.run(ids, positions, ones)
     runner = tiny.Runner(narrow_port)
     real, _ = runner.run(ids, positions, ones, runner.empty(len(ids), 0))
@@ -177,7 +177,7 @@ def test_a_weight_that_was_changed_in_the_file_is_what_is_run(narrow_port: Path,
     ids = np.arange(6)[None]
     arguments = ids, ids, np.ones_like(ids)
     port, model = open_port(tmp_path / "port"), understand(llama)
-    deployed, _ = open_run(port, model, forced=False, deployed=True).run(*arguments)
-    widened, _ = open_run(port, model, forced=False).run(*arguments)
+    deployed, _ = open_stage(port, model, None, forced=False, deployed=True).run(*arguments)
+    widened, _ = open_stage(port, model, None, forced=False).run(*arguments)
     assert (deployed.logits[..., 3] == 0).all()
     assert (widened.logits[..., 3] != 0).all()

@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from porter.verify.intervals import Pair, judge, mean, percentile, root_mean
+from porter.verify.intervals import (
+    Pair,
+    Sides,
+    judge,
+    mean,
+    percentile,
+    pooled,
+    root_mean,
+    root_pooled,
+    size_pooled,
+)
 
 
 def pair(port: object, own: object) -> Pair:
@@ -103,6 +113,25 @@ def test_statistics_are_over_prompts_and_tokens() -> None:
     assert root_mean(VALUES) == pytest.approx((91 / 6) ** 0.5)
     assert [float(percentile(p)(VALUES)) for p in (0, 100)] == [1, 36]
     assert float(percentile(50)(VALUES)) in {9, 16}  # one that was measured
+
+
+SUMS = np.array([[6.0, 2], [-15, 1]])  # two prompts, a sum and a count of each
+
+
+def test_sums_and_counts_are_pooled() -> None:
+    assert (pooled(SUMS), size_pooled(SUMS)) == (-3, 3)
+    assert root_pooled(np.abs(SUMS)) == pytest.approx(7**0.5)
+    assert pooled(np.zeros((3, 2))) == 0  # nothing was counted
+    drawn = np.stack([SUMS, SUMS[[0, 0]], SUMS[[1, 1]]])
+    assert pooled(drawn).tolist() == [-3, 3, -15]
+
+
+def test_batches_become_one() -> None:
+    sides = Sides()
+    sides.add(SUMS, SUMS + 1)
+    sides.add(SUMS[:1], SUMS[:1])
+    assert sides.pair().port.tolist() == [[6, 2], [-15, 1], [6, 2]]
+    assert sides.pair().own.shape == (3, 2)
 
 
 @pytest.mark.parametrize("statistic", [mean, root_mean, percentile(90)])

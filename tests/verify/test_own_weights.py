@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from inside import inside
 from safetensors.numpy import load_file
 from surgery import WEIGHTS, weight_of
 
@@ -16,7 +17,7 @@ from porter.errors import ParityError
 from porter.manifest import open_port
 from porter.model import Model, understand
 from porter.port import convert
-from porter.verify.load import read_checkpoint
+from porter.verify.load import Stored
 from porter.verify.original import Original
 from porter.verify.own_weights import check_codes, own_weights
 from porter.verify.stored import Tensors
@@ -44,7 +45,7 @@ def both(port: Path, checkpoint: Path) -> tuple[Tensors, Tensors, Model]:
     """The port's own weights, the checkpoint's tensors, and the checkpoint understood."""
     opened = open_port(port)
     model = understand(checkpoint, "auto", opened.quantization)
-    return own_weights(opened, model), read_checkpoint(checkpoint)[1], model
+    return own_weights(opened, model), Stored(checkpoint).read(), model
 
 
 def test_they_have_the_names_and_shapes_of_the_checkpoint(port: Path, checkpoint: Path) -> None:
@@ -71,10 +72,10 @@ def test_they_are_what_the_codes_say_by_hand(port: Path, checkpoint: Path) -> No
 
 def test_the_original_takes_them_in_place_of_its_own(port: Path, checkpoint: Path) -> None:
     own, _, _ = both(port, checkpoint)
-    held = Original(checkpoint, "float64", own)._model.state_dict()
+    held = inside(Original(checkpoint, "float64", lambda wanted: own)).state_dict()
     up = held["model.layers.1.mlp.experts.gate_up_proj"][5, 32:]
     assert torch.equal(up, own[EXPERT.format("up")].double())
-    plain = Original(checkpoint, "float64")._model.state_dict()["model.layers.1.mlp.experts.gate_up_proj"]
+    plain = inside(Original(checkpoint, "float64")).state_dict()["model.layers.1.mlp.experts.gate_up_proj"]
     assert not torch.equal(plain[5, 32:], up)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from inside import inside
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -48,13 +49,13 @@ def test_plain_double_computes_norms_and_softmax_in_float32(checkpoint: Callable
 
 
 def test_weights_and_rotary_frequencies_are_double(name: str, original: Callable[..., Original]) -> None:
-    model = original(name)._model
+    model = inside(original(name))
     assert {tensor.dtype for tensor in [*model.parameters(), *model.buffers()]} == {torch.float64}
 
 
 def test_rotary_frequencies_are_not_rounded_to_float32(original: Callable[..., Original]) -> None:
     exact = 1 / 10000.0 ** (np.arange(0, 8, 2) / 8)
-    frequencies = original("mistral")._model.model.rotary_emb.inv_freq.numpy()
+    frequencies = inside(original("mistral")).model.rotary_emb.inv_freq.numpy()
     assert np.abs(frequencies / exact - 1).max() < 1e-15
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from porter.verify.logits import log_softmax
 from porter.verify.original import Original
-from porter.verify.prompts import BATCH, LENGTH, _draw, write_prompts
+from porter.verify.prompts import BATCH, LENGTH, _draw, read_prompts, write_prompts
 
 
 def test_the_original_writes_what_it_finds_likely(original: Callable[..., Original]) -> None:
@@ -27,10 +27,11 @@ def test_the_original_writes_what_it_finds_likely(original: Callable[..., Origin
 
 
 def test_the_same_count_gives_the_same_prompts_and_another_others(original: Callable[..., Original]) -> None:
-    first, again, other = (write_prompts(original("qwen2"), 64, count) for count in (9, 9, 10))
+    writer = original("qwen2")
+    first, again, other = (write_prompts(writer, 64, count) for count in (9, 9, 10))
     assert (first.input_ids == again.input_ids).all()
     assert not (first.input_ids == other.input_ids[:9]).all()
-    assert [len(first.input_ids[batch]) for batch in first.batches()] == [BATCH, 9 - BATCH]
+    assert [len(first.input_ids[batch]) for batch in first.batches(writer)] == [BATCH, 9 - BATCH]
 
 
 @pytest.mark.parametrize(("positions", "length", "opening"), [(1, 1, 1), (10, 10, 1), (20, 20, 2), (None, LENGTH, 4)])
@@ -47,3 +48,16 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     assert drawn.shape == (20000, 1)
     shares = np.bincount(drawn.ravel(), minlength=4) / len(drawn)
     np.testing.assert_allclose(shares, [0.1, 0, 0.6, 0.3], atol=0.015)
+
+
+def test_what_is_written_already_is_read(original: Callable[..., Original]) -> None:
+    exact = original("mixtral")
+    ids = np.random.default_rng(0).integers(0, 97, (BATCH + 1, 13))
+    found = read_prompts(exact, ids)
+    assert (found.input_ids == ids[:, :-1]).all()
+    assert (found.next_ids == ids[:, 1:]).all()
+    assert found.written == slice(0, None)  # every token is followed by text
+    trace = exact.run(ids[BATCH:, :-1])[0]
+    np.testing.assert_allclose(found.logits[BATCH:], trace.logits, rtol=1e-9, atol=1e-9)
+    assert found.routes.keys() == {0, 1}
+    assert (np.sort(found.routes[1][BATCH]) == np.sort(trace.routes[1])).all()

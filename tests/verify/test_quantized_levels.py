@@ -21,6 +21,7 @@ def cost(found: dict[str, Any], side: str = "port") -> float:
 
 def test_the_codes_are_no_error_of_the_port_but_cost_something(tmp_path: Path) -> None:
     dtype, costs = "bfloat16", []
+    tables: list[list[tuple[str, float | None]]] = []
     for quantize in ("none", "int4:32"):
         port = tmp_path / quantize
         convert(CHECKPOINT, TARGET[dtype], port, dtype=dtype, quantize=quantize)
@@ -31,9 +32,14 @@ def test_the_codes_are_no_error_of_the_port_but_cost_something(tmp_path: Path) -
         assert cost(found) == pytest.approx(
             cost(found, "original"), rel=1
         )  # an original with the same codes pays alike
+        tables.append([(check["name"], check["limit"]) for check in document["levels"][0]["checks"]])
         costs.append(cost(found))
     assert costs[1] > max(5e-3, 10 * costs[0])
     assert found["cost: perplexity ratio"]["value"] > 1.001
+    assert tables[0] == tables[1]  # the same measures, with the same limits
+    assert {"KL 99.9 %", "cost: KL largest", "cost: top-1 agreement", "cost: expert load, largest difference"} <= set(
+        found
+    )
 
 
 def test_a_quantized_port_that_rounds_too_much_is_found_under_what_its_codes_cost(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from porter.verify.report import (
+    Asked,
     Check,
     Closeness,
-    DivergenceAt,
     ErrorAt,
     ExpertLoad,
     Figures,
@@ -126,10 +126,17 @@ def test_json_has_the_fields_of_the_contract() -> None:
         "max_abs_error": 1e-5,
         "cosine": 0.999,
         "kl": 1e-9,
-        "figures": {"errors": [], "positions": [], "experts": []},
+        "prompts": None,
+        "figures": {"errors": [], "experts": [], "positions": []},
         "notes": ["a note"],
+        "slice": None,
         "seconds": 1.235,
     }
+
+
+def test_json_of_the_prompts() -> None:
+    found = ParityReport("a", "b", "c", "float32", (), None, 1.0, prompts=Asked("file", 40, "00ff"))
+    assert found.to_json()["prompts"] == {"source": "file", "count": 40, "sha256": "00ff"}
 
 
 def test_json_of_what_was_not_measured() -> None:
@@ -148,10 +155,7 @@ def test_json_takes_numbers_that_json_has_not() -> None:
 def test_the_figures_of_all_levels_become_one() -> None:
     error = ErrorAt("semantics", "prefill", "layers", "1", 1, math.inf, 1e-7, math.inf, 10.0)
     first = Level("a", (PASS,), Figures(errors=(error,)))
-    second = Level(
-        "b", (PASS,), Figures(positions=(DivergenceAt(7, 2e-3, 1e-3),), experts=(ExpertLoad(1, (3, 0), (2, 1)),))
-    )
+    second = Level("b", (PASS,), Figures(experts=(ExpertLoad(1, (3, 0), (2, 1)),)))
     figures = ParityReport("port", "checkpoint", "device", "float32", (first, second), None, 1.0).to_json()["figures"]
     assert figures["errors"] == [vars(error) | {"port": "inf", "ratio": "inf"}]
-    assert figures["positions"] == [{"position": 7, "port": 2e-3, "original": 1e-3}]
     assert figures["experts"] == [{"layer": 1, "port": [3, 0], "original": [2, 1]}]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inside import inside
 
 from porter.errors import ParityError
-from porter.verify.original import Original, Trace
+from porter.verify.original import Original
+from porter.verify.part import Trace
 
 MOE = ["mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v2-groups", "deepseek_v3"]
 IDS = np.random.default_rng(0).integers(0, 97, (2, 11))
@@ -51,7 +53,7 @@ def test_the_routes_are_the_best_of_the_choice(name: str, original: Callable[...
 def test_the_choice_of_v3_has_the_bias_and_the_group_mask(original: Callable[..., Original]) -> None:
     model = original("deepseek_v3")
     trace, _ = model.run(IDS)
-    bias = model._model.model.layers[1].mlp.gate.e_score_correction_bias.numpy()
+    bias = inside(model).model.layers[1].mlp.gate.e_score_correction_bias.numpy()
     biased = 1 / (1 + np.exp(-trace.router_logits[1])) + bias
     open_ = np.isfinite(trace.choice[1])
     assert (open_.sum(-1) == 4).all()
@@ -72,7 +74,7 @@ def test_forced_experts_are_weighed_by_their_scores(original: Callable[..., Orig
     model = original("mixtral")
     routes = other_routes(model.run(IDS)[0])
     seen = []
-    hook = model._model.model.layers[0].mlp.gate.register_forward_hook(lambda *call: seen.append(call[2]))
+    hook = inside(model).model.layers[0].mlp.gate.register_forward_hook(lambda *call: seen.append(call[2]))
     trace, _ = model.run(IDS, routes=routes)
     hook.remove()
     scores = np.take_along_axis(np.exp(trace.router_logits[0]), routes[0], -1)

@@ -18,8 +18,9 @@ from command import run
 
 from porter.graph import all_nodes
 from porter.port import convert
+from porter.verify.findings import LIMIT, Comparison, ratio_check, within_noise
 from porter.verify.scenarios import PROMPT, SHORTEST, Scenario, scenarios
-from porter.verify.semantics import LIMIT, Comparison, Semantics, _ratio_check, _within_noise
+from porter.verify.semantics import Semantics
 from porter.verify.widen import widen
 
 # ------------------------------------------------------------------ how much is too much
@@ -53,23 +54,23 @@ def test_the_worst_place_counts() -> None:
         "1": compared([1.5], [1.001], [1]),
         "2": compared([1], [1.001], [1]),
     }
-    check = _ratio_check("layers", places)
+    check = ratio_check("layers", places)
     assert (check.status, check.detail) == ("fail", "worst at 1")
     places["1"] = compared([1.002], [1.001], [1])
-    assert _ratio_check("layers", places).status == "pass"
+    assert ratio_check("layers", places).status == "pass"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_number_in_the_port_fails(value: float) -> None:
-    check = _ratio_check("layers", {"0": compared([value], [1], [1]), "1": compared([1], [1], [1])})
+    check = ratio_check("layers", {"0": compared([value], [1], [1]), "1": compared([1], [1], [1])})
     assert (check.status, check.detail) == ("fail", "worst at 0")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_number_in_the_original_decides_nothing(value: float) -> None:
-    assert _ratio_check("layers", {"0": compared([1], [value], [1])}).status == "inconclusive"
-    assert _ratio_check("layers", {"0": compared([1], [1], [value])}).status == "inconclusive"
-    assert _ratio_check("layers", {"0": Comparison()}).status == "inconclusive"  # nothing was compared
+    assert ratio_check("layers", {"0": compared([1], [value], [1])}).status == "inconclusive"
+    assert ratio_check("layers", {"0": compared([1], [1], [value])}).status == "inconclusive"
+    assert ratio_check("layers", {"0": Comparison()}).status == "inconclusive"  # nothing was compared
 
 
 # ------------------------------------------------------------------ near-ties of routers
@@ -90,12 +91,12 @@ def test_what_is_no_number_in_the_original_decides_nothing(value: float) -> None
 def test_near_ties_are_within_the_noise_of_the_original(exact: list[float], top_k: int, near: bool) -> None:
     scores = np.array([exact, [0.9, 0.5, 0.1]])
     own = scores + np.array([[0, 0, 0], [0, 0, 1e-3]])  # the largest rounding is that of another token
-    assert _within_noise(scores, own, top_k).tolist() == [near, False]
+    assert within_noise(scores, own, top_k).tolist() == [near, False]
 
 
 def test_an_exact_tie_may_go_either_way() -> None:
     scores = np.array([[0.5, 0.5, 0.1]])
-    assert _within_noise(scores, scores, 1).all()
+    assert within_noise(scores, scores, 1).all()
 
 
 # ------------------------------------------------------------------ greedy decoding

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inside import inside
 from safetensors.torch import load_file, save_file
 
 from porter.errors import ParityError
@@ -137,7 +138,7 @@ def test_fused_experts_are_read_as_well_as_single_ones(changed: Change, checkpoi
 def test_a_float32_correction_bias_is_not_rounded(changed: Change) -> None:
     bias = torch.linspace(0.1, 0.2, 8)
     folder = changed("deepseek_v3", put("model.layers.1.mlp.gate.e_score_correction_bias", bias))
-    gate = Original(folder, "float64")._model.model.layers[1].mlp.gate
+    gate = inside(Original(folder, "float64")).model.layers[1].mlp.gate
     assert torch.equal(gate.e_score_correction_bias, bias.double())
 
 

@@ -17,7 +17,7 @@ from surgery import weight_of
 
 from porter.port import convert
 
-CONTRACT = {"schema_version", "passed", "levels", "greedy_match", "max_abs_error", "cosine", "kl", "seconds"}
+CONTRACT = {"schema_version", "passed", "levels", "greedy_match", "max_abs_error", "cosine", "kl", "seconds", "prompts"}
 EVERY = ["weights", "semantics", "dtype", "distribution"]
 LEVELS = {**{level: [level] for level in EVERY}, "all": EVERY}
 

@@ -1,0 +1,62 @@
+"""The noise floor: the original at its dtype in other ways that are as legal as the one it is run in.
+
+What differs between them is order of summation and where a kernel rounds, which no port can be asked to match: no
+limit is tighter than what they reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from porter.verify.original import Original
+from porter.verify.part import Trace
+from porter.verify.stages import Stages
+
+
+def _sdpa(original: Original, ids: np.ndarray) -> Trace:
+    with original.otherwise(attention="sdpa"):
+        return original.run(ids)[0]
+
+
+def _threads(original: Original, ids: np.ndarray) -> Trace:
+    """Half of them, or two where there is one."""
+    with original.otherwise(threads=original.threads // 2 if original.threads > 1 else 2):
+        return original.run(ids)[0]
+
+
+def _apart(original: Original, ids: np.ndarray) -> Trace:
+    """Prompt by prompt."""
+    return joined([original.run(row[None])[0] for row in ids])
+
+
+VARIANTS: dict[str, Callable[[Original, np.ndarray], Trace]] = {
+    "sdpa attention": _sdpa,
+    "one prompt at a time": _apart,
+    "other threads": _threads,
+}
+
+
+def legal(stages: Stages) -> dict[str, Callable[[Original, np.ndarray], Trace]]:
+    """Those that read the model once: prompt by prompt, one that is not resident would be read as often."""
+    return {name: run for name, run in VARIANTS.items() if stages.resident or run is not _apart}
+
+
+def joined(traces: list[Trace]) -> Trace:
+    """Calls of the same length as one call of all their prompts; what routers saw beside their routes is left out."""
+    first = traces[0]
+    return replace(
+        first,
+        logits=np.concatenate([t.logits for t in traces]),
+        layers={n: np.concatenate([t.layers[n] for t in traces]) for n in first.layers},
+        router_logits={n: np.concatenate([t.router_logits[n] for t in traces]) for n in first.router_logits},
+        routes={n: np.concatenate([t.routes[n] for t in traces]) for n in first.routes},
+        choice={},
+        group_scores={},
+        cache={
+            n: (np.concatenate([t.cache[n][0] for t in traces]), np.concatenate([t.cache[n][1] for t in traces]))
+            for n in first.cache
+        },
+    )
