@@ -22,7 +22,7 @@ from porter.verify.decoding import Decoded, at_once, decode_original, decode_por
 from porter.verify.intervals import Pair, Sides, Statistic, judge, mean, root_mean
 from porter.verify.logits import divergence
 from porter.verify.paths import Path, paths_of, texts_of
-from porter.verify.prompts import BATCH, Prompts
+from porter.verify.prompts import Prompts
 from porter.verify.report import Check, DivergenceAt, ErrorAt, Figures, Level
 from porter.verify.scenarios import Call, Scenario, placed
 from porter.verify.slope import judge_slope
@@ -32,6 +32,7 @@ NARROW_LIMIT = 2.0  # times the original's own error: a stretch of positions is 
 # make grows by the position itself, with slope 1. Half of that decides.
 SLOPE_LIMIT = 0.5
 FLOOR = 2.0**-50  # of divergences: the rounding of float64 in the sum
+KEPT = 2**29  # bytes that the logits of texts which are decoded together may take in float64
 POINTS = 4  # with fewer stretches no line is drawn
 WORST = ("fail", "inconclusive", "pass")
 
@@ -61,8 +62,9 @@ class Drift:
         """Decodes texts made of these prompts on all sides. Raises BrokenPort where the port stops."""
         for path in self._paths:
             ids = texts_of(prompts, len(path.positions))
-            for start in range(0, len(ids), BATCH):
-                calls = path.calls(ids[start : start + BATCH])
+            together = max(KEPT // (8 * self._parties.exact.vocabulary * ids.shape[1]), 1)  # a call costs most of all
+            for start in range(0, len(ids), together):
+                calls = path.calls(ids[start : start + together])
                 self._decode(path, placed(Scenario(path.name, calls)).calls if self._placed else calls)
 
     def _decode(self, path: Path, calls: Sequence[Call]) -> None:

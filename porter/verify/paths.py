@@ -14,7 +14,7 @@ import numpy as np
 
 from porter.manifest import Port
 from porter.model import Model
-from porter.verify.prompts import BATCH, Prompts
+from porter.verify.prompts import Prompts
 from porter.verify.scenarios import Call
 from porter.verify.stories import reach
 
@@ -23,6 +23,7 @@ STEPS = 64  # tokens of the decode
 ACROSS = 16  # tokens around a boundary, half of them before it
 SHORTEST, STRETCH = 4, 1.25  # so many positions are taken together at least, and up to so many times the first of them
 PROMPTS = 2  # for one text
+FEWEST, MOST = 8, 48  # texts, however many prompts there are: each is as long as several of these
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _cuts(first: int, end: int) -> tuple[int, ...]:
 
 def texts_of(prompts: Prompts, length: int) -> np.ndarray:
     """The prompts laid end to end and cut anew: [texts, length]. The seams lie elsewhere in each text."""
-    count, of_each = max(len(prompts.input_ids) // PROMPTS, BATCH), prompts.input_ids.shape[1]
+    count, of_each = min(max(len(prompts.input_ids) // PROMPTS, FEWEST), MOST), prompts.input_ids.shape[1]
     laid, texts = prompts.input_ids.reshape(-1), np.arange(count)
     begins = texts * (len(laid) // count) + texts * of_each // count
     return np.asarray(laid[(begins[:, None] + np.arange(length)) % len(laid)])
