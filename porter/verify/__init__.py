@@ -123,7 +123,7 @@ def _run(
         found += others
         notes += texts.notes if texts else ()
         if "distribution" in levels and not stages.resident:
-            notes.append("nothing was decoded token by token, which would read the model once a token: no drift is told")
+            notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes))
 
 

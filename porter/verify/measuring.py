@@ -57,7 +57,7 @@ def measure_levels(
             watch("decoding token by token on both sides")
             drift = drift or Drift(port, model, tokens, parties)
             drift.add(prompts)
-            decided = [drift.added_to(level, port.dtype) if level.name == "distribution" else level for level in decided]
+            decided = [drift.added_to(lv, port.dtype) if lv.name == "distribution" else lv for lv in decided]
         if not any(level.open for level in decided):
             break
     return decided, _asked(texts, asked)

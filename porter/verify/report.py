@@ -122,9 +122,7 @@ class Figures:
     positions: tuple[DivergenceAt, ...] = ()
 
     def __add__(self, other: Figures) -> Figures:
-        return Figures(
-            self.errors + other.errors, self.experts + other.experts, self.positions + other.positions
-        )
+        return Figures(self.errors + other.errors, self.experts + other.experts, self.positions + other.positions)
 
     def to_json(self) -> dict[str, Any]:
         """A list of each kind."""
