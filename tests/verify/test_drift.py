@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from porter.manifest import open_port
 from porter.model import understand
 from porter.port import convert
 from porter.verify.benchmark import Parties
-from porter.verify.decoding import at_once, decode_original
+from porter.verify.decoding import Decoded, at_once, decode_original, decode_port
 from porter.verify.drift import Drift
 from porter.verify.intervals import Pair
 from porter.verify.original import Original
@@ -32,8 +32,8 @@ from porter.verify.paths import paths_of, texts_of
 from porter.verify.precision import Precision
 from porter.verify.prompts import Prompts
 from porter.verify.report import Level
-from porter.verify.runs import open_run
-from porter.verify.scenarios import Scenario, placed
+from porter.verify.runs import PortRun, open_run
+from porter.verify.scenarios import Call, Scenario, placed
 from porter.verify.slope import judge_slope, theil_sen
 
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -355,6 +355,33 @@ def test_seams_lie_elsewhere_in_each_text() -> None:
     seams = [tuple(np.flatnonzero(np.diff(text))) for text in texts]
     assert len(set(seams)) == len(seams)
     assert len(np.unique(texts[:, 0])) == 16
+
+
+@pytest.mark.parametrize(("prompts", "count"), [(8, 8), (32, 16), (96, 48), (1000, 48)])
+def test_there_are_neither_too_few_texts_nor_too_many(prompts: int, count: int) -> None:
+    ids = np.zeros((prompts, 32), np.int64)
+    assert texts_of(Prompts(ids, ids, 4, np.zeros(0), {}), 72).shape == (count, 72)
+
+
+def test_texts_are_decoded_a_few_at_a_time_where_memory_is_short(
+    llama: Path, llama_port: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which makes no difference beyond the rounding of float32."""
+    batches: list[int] = []
+
+    def decode(port: PortRun, calls: Sequence[Call]) -> Decoded:
+        batches.append(len(calls[0].input_ids))
+        return decode_port(port, calls)
+
+    monkeypatch.setattr("porter.verify.drift.decode_port", decode)
+    together = judged(llama_port, llama)
+    row = 8 * tiny.sample("llama")["vocab_size"] * 72
+    monkeypatch.setattr("porter.verify.drift.KEPT", 7 * row)
+    few = judged(llama_port, llama)
+    assert batches == [16, 16, 7, 7, 2, 16]  # the second path is a third as long
+    assert {check["status"] for check in (*together.values(), *few.values())} == {"pass"}
+    for name, check in together.items():
+        assert few[name]["original"] == pytest.approx(check["original"], rel=0.3, abs=0.05)
 
 
 # ------------------------------------------------------------------------------ float64 at once
