@@ -119,9 +119,11 @@ def _run(
         level, closeness, notes = _semantics(port, model, originals, tokens, watch)
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        others, asked = _measured(port, model, originals, measured, texts, watch)
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch)
         found += others
         notes += texts.notes if texts else ()
+        if "distribution" in levels and not stages.resident:
+            notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes))
 
 
@@ -224,7 +226,13 @@ def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: S
 
 
 def _measured(
-    port: Port, model: Model, originals: Originals, levels: Sequence[str], texts: Texts | None, watch: Watch
+    port: Port,
+    model: Model,
+    originals: Originals,
+    levels: Sequence[str],
+    tokens: int,
+    texts: Texts | None,
+    watch: Watch,
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
@@ -234,7 +242,7 @@ def _measured(
 
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
-        return measure_levels(port, model, originals, levels, texts, _entries(model), watch)
+        return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch)
     except BrokenPort as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 
