@@ -181,9 +181,7 @@ def _attention(module: LatentAttention | GroupedQueryAttention) -> Attention:
     if isinstance(module, LatentAttention):
         m = module.mixer
         return Attention(m.heads, 1, m.nope + m.rope, m.value, m.latent, m.rope, None, width)
-    return Attention(
-        module.heads, module.groups, module.head_dim, module.head_dim, 0, 0, module.window, width
-    )
+    return Attention(module.heads, module.groups, module.head_dim, module.head_dim, 0, 0, module.window, width)
 
 
 def _experts(module: Experts, rule: dict[str, int]) -> Routed:

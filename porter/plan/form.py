@@ -121,7 +121,9 @@ def rate_of(device: Device, dtype: str) -> Rate | None:
     float32 the tf32 rate counts, which is how matrices of it are multiplied where speed is asked for.
     """
     rates = device.rates
-    stated = max((rates[name] for name in (dtype, *(("tf32",) if dtype == "float32" else ())) if name in rates), default=0.0)
+    stated = max(
+        (rates[name] for name in (dtype, *(("tf32",) if dtype == "float32" else ())) if name in rates), default=0.0
+    )
     source = device.sources.get("rates", "not given")
     if stated:
         return Rate(stated, source, False)

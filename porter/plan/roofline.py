@@ -138,7 +138,9 @@ class Roofline:
         ]
         return [*parts, self._experts(layer, tokens)] if layer.routed else parts
 
-    def _weights(self, name: str, weights: tuple[Weights, ...], tokens: float, attention: Attention | None = None) -> Part:
+    def _weights(
+        self, name: str, weights: tuple[Weights, ...], tokens: float, attention: Attention | None = None
+    ) -> Part:
         """Matrices that every token of the group meets."""
         form, operations, read, compute = self.machine.form, 0.0, 0.0, 0.0
         for w in weights:
@@ -159,7 +161,9 @@ class Roofline:
         width = attention.width / self.placed.cache_share(attention)
         read = sequences * held * width * float(BYTES[self.machine.form.cache])
         form = self.machine.form
-        return Part("attention", operations, read, self.machine.compute(operations, form.wide), self.machine.memory(read))
+        return Part(
+            "attention", operations, read, self.machine.compute(operations, form.wide), self.machine.memory(read)
+        )
 
     def _experts(self, layer: Layer, tokens: float) -> Part:
         """The experts that a rank holds: their share of all groups' tokens, and those that are read at all.

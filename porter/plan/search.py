@@ -44,6 +44,11 @@ class Found:
         return self.roofline.placed.split
 
     @property
+    def whole(self) -> int:
+        """The most sequences that any group has."""
+        return math.ceil(self.sequences)
+
+    @property
     def micro_batch(self) -> float:
         """Sequences of one group that go through a stage together; where there are fewer than stages, stages wait."""
         return max(1.0, self.sequences / self.split.pp)

@@ -132,7 +132,10 @@ class Placed:
         """Bytes of the cache of one token on one rank."""
         each = BYTES[self.form.cache]
         total = sum(
-            (Fraction(layer.attention.width * count, self.cache_share(layer.attention)) for layer, count in stage.layers),
+            (
+                Fraction(layer.attention.width * count, self.cache_share(layer.attention))
+                for layer, count in stage.layers
+            ),
             start=Fraction(0),
         )
         return -(-(total * each).numerator // (total * each).denominator)

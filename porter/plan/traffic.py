@@ -123,7 +123,9 @@ def expected_bins(bins: int, chosen: int, of: int, groups: int = 1, top_groups: 
     one of `bins` is the token's own. Experts that lie in several bins are each chosen in one of them.
     """
     limited = groups > 1 and bins % groups == 0
-    reach, experts = (Fraction(bins * top_groups, groups), of * top_groups // groups) if limited else (Fraction(bins), of)
+    reach, experts = (
+        (Fraction(bins * top_groups, groups), of * top_groups // groups) if limited else (Fraction(bins), of)
+    )
     none = Fraction(1)
     for n in range(chosen):
         none *= max(Fraction(0), (experts - Fraction(of, bins) - n) / (experts - n))
