@@ -142,15 +142,16 @@ def plan(
     dtype: options.PLAN_DTYPE = options.PlanDtype.auto,
     cache_dtype: options.CACHE_DTYPE = options.PlanDtype.auto,
     batch: options.BATCH = None,
-    context: options.CONTEXT = 4096,
+    context: options.CONTEXT = None,
     prompt: options.PROMPT = None,
+    accepted: options.ACCEPTED = 1.0,
     slo: options.SLO = None,
     phase: options.PHASE = options.Phase.decode,
     explain: options.EXPLAIN = False,
     report: options.PAGE = None,
     as_json: options.JSON = False,
 ) -> None:
-    """Tell what a model would need and reach on each target: cards, split, bytes, tokens per second against a roofline."""
+    """Tell what a model would need and reach on each target: cards, split, bytes, tokens per second at most."""
     from porter import plan as story
     from porter import render, render_plan
 
@@ -164,6 +165,7 @@ def plan(
         batch=batch,
         context=context,
         prompt=prompt,
+        accepted=accepted,
         slo=None if slo is None else slo / 1000,
         phase=phase.value,
         explained=explain,

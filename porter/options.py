@@ -173,8 +173,14 @@ CACHE_DTYPE = Annotated[PlanDtype, typer.Option(help="Of the cache; auto is that
 BATCH = Annotated[
     int | None, typer.Option(min=1, help="Sequences decoded at once by all cards together; the most that fit.")
 ]
-CONTEXT = Annotated[int, typer.Option(min=1, help="Tokens that each sequence has in the cache.")]
+CONTEXT = Annotated[
+    int | None, typer.Option(min=1, help="Tokens that each sequence has in the cache; 4096, or what the model has.")
+]
 PROMPT = Annotated[int | None, typer.Option(min=1, help="Tokens of a prompt in prefill; as many as --context.")]
+ACCEPTED = Annotated[
+    float,
+    typer.Option(min=1, max=16, help="Tokens that a sequence gains in a step, as 1.7 by multi-token prediction."),
+]
 SLO = Annotated[float | None, typer.Option(min=0.001, metavar="MS", help="The most milliseconds of an output token.")]
 PHASE = Annotated[Phase, typer.Option(help="What the split shall be the best for.")]
 EXPLAIN = Annotated[bool, typer.Option("--explain", help="Every number with its formula, its inputs and its source.")]

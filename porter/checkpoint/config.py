@@ -12,9 +12,10 @@ _LIMIT = 4 << 20  # a config has kilobytes: this stops files that are made to fi
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the config.json of a folder, or one given by its own path; code that it names (`auto_map`) is never looked at, let alone run.
+    """Read the config.json of a folder, or one that is given by its own path.
 
-    Raises CheckpointError when it is missing, not a JSON object, over 4 MiB, or its model_type is no string.
+    Code that it names (`auto_map`) is never looked at, let alone run. Raises CheckpointError when it is missing, not a
+    JSON object, over 4 MiB, or its model_type is no string.
     """
     config = read_object(path if path.is_file() else path / "config.json", _LIMIT)
     if not isinstance(config.get("model_type", ""), str):

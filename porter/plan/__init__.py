@@ -1,4 +1,4 @@
-"""`porter plan`: whether a model fits, on how many cards, split how, and what it costs, before anything is converted."""
+"""`porter plan`: whether a model fits, on how many cards, split how, and at what cost, before it is converted."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 
 from porter.census import census
 from porter.checkpoint import read_config
-from porter.errors import PorterError, TargetError
+from porter.errors import FamilyError, TargetError
 from porter.families import family_of
-from porter.plan.demand import demand_of
+from porter.plan.demand import Demand, demand_of
 from porter.plan.document import LEFT_OUT, Question, candidate, candidates, moves, savings
 from porter.plan.form import form_for, stored_dtype
 from porter.plan.links import Fabric
 from porter.plan.roofline import Machine, Phase
 from porter.plan.search import Ask
-from porter.plan.split import Split, Work
+from porter.plan.split import Split, Work, misfit
 from porter.target import find_device
 
 SCHEMA_VERSION = 1
+CONTEXT = 4096  # tokens, where none are asked for
 NEEDED = ("memory_bytes", "memory_bandwidth")
 
 
@@ -32,16 +33,18 @@ def plan(
     dtype: str = "auto",
     cache_dtype: str = "auto",
     batch: int | None = None,
-    context: int = 4096,
+    context: int | None = None,
     prompt: int | None = None,
+    accepted: float = 1.0,
     slo: float | None = None,
     phase: Phase = "decode",
     explained: bool = False,
 ) -> dict[str, Any]:
     """A checkpoint folder, or its config.json alone, on each of the targets; the result is what `--json` prints.
 
-    `batch` counts the sequences of the whole system, by default the most that fit; `context` the tokens that each has in
-    the cache, `prompt` those of a prompt (`context`, if not given); `slo` is the most seconds that an output token may take.
+    `batch` counts the sequences of the whole system, by default the most that fit; `context` the tokens that each has
+    in the cache, `prompt` those of a prompt (as many, if not given); `slo` is the most seconds of an output token;
+    `accepted` the tokens that a sequence gains in a step.
     Raises CheckpointError, FamilyError, and TargetError when no target can be planned for.
     """
     config = read_config(path)
@@ -49,10 +52,9 @@ def plan(
     read = family.read(config)
     network = family.build(read, "auto")
     sizes, demand = census(network), demand_of(network)
-    if context > read.max_position_embeddings:
-        message = f"a context of {context} is more than the model's {read.max_position_embeddings} positions"
-        raise PorterError(message, "ask for a shorter --context")
-    ask = Ask(Work(context, prompt or context), batch, slo, phase)
+    ask = Ask(_work(context, prompt, accepted, read.max_position_embeddings), batch, slo, phase)
+    if split:
+        _check(demand, split, cards)
     question = Question(demand, ask, tuple(cards), split, read.max_position_embeddings)
     stored = stored_dtype(config)
     machines, refused = _machines(targets, stored, dtype, cache_dtype)
@@ -70,8 +72,9 @@ def plan(
         "stored": stored,
         "cache_numbers_per_token": demand.cache_width,
         "asked": {
-            "context": context,
+            "context": ask.work.context,
             "prompt": ask.work.prompt,
+            "accepted": accepted,
             "batch": batch,
             "slo_milliseconds": None if slo is None else 1e3 * slo,
             "phase": phase,
@@ -84,11 +87,32 @@ def plan(
     }
 
 
+def _work(context: int | None, prompt: int | None, accepted: float, positions: int) -> Work:
+    """What is asked for, by default CONTEXT tokens or what the model has. Raises FamilyError for more than it has."""
+    tokens = context or min(CONTEXT, positions)
+    for name, asked in (("--context", tokens), ("--prompt", prompt or tokens)):
+        if asked > positions:
+            raise FamilyError(f"{name} {asked} is more than the model's {positions} positions", "ask for fewer tokens")
+    return Work(tokens, prompt or tokens, accepted=accepted)
+
+
+def _check(demand: Demand, split: Split, cards: Sequence[int]) -> None:
+    """Raises FamilyError for a split that cannot be, and where as many cards are not asked for."""
+    if cards and tuple(cards) != (split.cards,):
+        message = f"--cards {','.join(map(str, cards))} is not tp x ep x pp = {split.cards}"
+        raise FamilyError(message, "leave one of them out")
+    reason = misfit(demand, split)
+    if reason:
+        raise FamilyError(reason, "leave --tp, --ep and --pp out, and the best is searched for")
+
+
 def _machines(
     targets: Sequence[str], stored: str, dtype: str, cache_dtype: str
 ) -> tuple[list[Machine], list[Mapping[str, str]]]:
     """The devices of which enough is known, and the others with what is missing."""
-    machines, refused, errors = [], [], []
+    machines: list[Machine] = []
+    refused: list[Mapping[str, str]] = []
+    errors: list[TargetError] = []
     for name in dict.fromkeys(targets):
         device, _ = find_device(name)
         missing = [fact for fact in NEEDED if getattr(device, fact) is None]

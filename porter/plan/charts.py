@@ -1,4 +1,4 @@
-"""Charts in HTML and inline SVG, without a script: bars that stay legible on a narrow screen, lines on logarithmic axes.
+"""Charts in HTML and inline SVG, without a script: bars that a narrow screen has room for, lines on logarithmic axes.
 
 All text is escaped; colours are the page's variables, so that light and dark are its matter alone.
 """
@@ -58,7 +58,8 @@ def lines(title: str, series: Sequence[Series], x_axis: str, y_axis: str) -> str
     body.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_axis)}</text>')
     view = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"'
     caption = f"<figcaption>{escape(title)}: {escape(y_axis)}</figcaption>"
-    return f'<figure>{caption}{_legend([s.name for s in series])}<div class="wide"><svg {view}>{"".join(body)}</svg></div></figure>'
+    legend = _legend([one.name for one in series])
+    return f'<figure>{caption}{legend}<div class="wide"><svg {view}>{"".join(body)}</svg></div></figure>'
 
 
 def _legend(names: Sequence[str]) -> str:

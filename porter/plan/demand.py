@@ -101,6 +101,7 @@ class Demand:
     table: Weights  # the embedding, of which a token reads a row
     head: Weights  # the output projection, which is the embedding where it is tied
     norm: Weights
+    tables: Weights  # of positions, computed and not learned, on every card
     tied: bool
 
     @cached_property
@@ -120,7 +121,7 @@ class Demand:
 
     @property
     def numbers(self) -> int:
-        """All weights."""
+        """All weights; tables are none."""
         outer = (self.table, self.norm) if self.tied else (self.table, self.norm, self.head)
         return _numbers(outer) + sum(
             _numbers((*layer.projections, *layer.mlp)) + _routed(layer.routed) for layer in self.layers
@@ -142,7 +143,7 @@ class Demand:
 
 def demand_of(network: Decoder) -> Demand:
     """Read off a network; nothing is built and no weight is read."""
-    network.named_parameters()  # which names them, and by their names they divide
+    parameters = network.named_parameters()  # which names them, and by their names they divide
     layers = tuple(_layer(layer) for layer in network.model.layers)
     embedding = network.model.embed_tokens.weight
     rows = math.prod(embedding.shape)
@@ -156,6 +157,7 @@ def demand_of(network: Decoder) -> Demand:
         table=Weights("cut", "float", rows, 0),
         head=Weights("cut", "float", rows, rows),
         norm=norm,
+        tables=Weights("whole", "float", sum(math.prod(p.shape) for p in parameters if p.table is not None), 0),
         tied=isinstance(network.lm_head, TiedHead),
     )
 

@@ -23,7 +23,7 @@ LEFT_OUT = (
     "every expert is as likely, so that no card waits for the one with most tokens",
     "launches, scheduling, sampling and the host take no time",
     "links work beside the card: decode_tokens_per_second_in_turn has nothing beside anything",
-    "one token of a sequence at a time: no multi-token prediction",
+    "drafting tokens ahead takes no time, where --accepted says that a step gains more than one",
     "memory that a runtime keeps for itself",
 )
 
@@ -41,16 +41,17 @@ class Question:
 
 def candidates(question: Question, machine: Machine) -> list[tuple[int, Searched]]:
     """What was found for each number of cards."""
-    if question.split:
-        return [
-            (question.split.cards, search(question.demand, machine, question.split.cards, question.ask, question.split))
-        ]
+    pinned, node = question.split, machine.fabric.node
+    if pinned:
+        beyond = node is not None and pinned.tp > node
+        looked = search(question.demand, machine, pinned.cards, question.ask, pinned)
+        return [(pinned.cards, Searched(None, 1, 0) if beyond else looked)]
     counts = question.cards or _counts(question, machine)
     return [(count, search(question.demand, machine, count, question.ask)) for count in counts]
 
 
 def _counts(question: Question, machine: Machine) -> tuple[int, ...]:
-    """The fewest cards that do what is asked, in whole nodes where there are several, and two and four times as many."""
+    """The fewest cards that do what is asked, in whole nodes beyond one, and two and four times as many."""
     for count in _ladder(question.demand, machine):
         if search(question.demand, machine, count, question.ask).best:
             return count, 2 * count, 4 * count
@@ -77,7 +78,7 @@ def candidate(
     if found is None:
         return {**head, **_unfit(question, machine, cards), "dtypes": form, "searched": looked}
     decode, prefill, split, placed = found.decode, found.prefill, found.split, found.roofline.placed
-    stage, weights, cache = max(placed.held, key=lambda held: held[1])
+    _, weights, cache = max(placed.held, key=lambda held: held[1])
     total = placed.bytes_per_card(found.whole, question.ask.work)
     kept = found.whole * question.ask.work.context * cache
     return {
@@ -113,7 +114,7 @@ def _unfit(question: Question, machine: Machine, cards: int) -> dict[str, Any]:
     """Why there is no answer for so many cards, with the split that holds least."""
     demand, ask = question.demand, question.ask
     every = [question.split] if question.split else list(splits(demand, cards, machine.fabric.node))
-    nothing = {
+    nothing: dict[str, Any] = {
         "fits": False,
         "prefill_tokens_per_second": None,
         "decode_tokens_per_second": None,
@@ -137,7 +138,10 @@ def _unfit(question: Question, machine: Machine, cards: int) -> dict[str, Any]:
     memory = machine.device.memory_bytes or 0
     asked = f"{ask.batch} sequences" if ask.batch else "one sequence of each group"
     short = f"with {asked} no split is within {1e3 * (ask.slo or 0):g} ms a token" if ask.slo else f"{asked} do not fit"
-    reason = short if held <= memory else f"a card would hold {held:,} bytes and has {memory:,}"
+    if question.split and machine.fabric.node and least.split.tp > machine.fabric.node:
+        reason = f"tp = {least.split.tp} is more than the {machine.fabric.node} cards of a node"
+    else:
+        reason = short if held <= memory else f"a card would hold {held:,} bytes and has {memory:,}"
     split = {"tp": least.split.tp, "ep": least.split.ep, "pp": least.split.pp, "bytes_per_card": held}
     return {**split, **nothing, "reason": reason}
 
@@ -166,7 +170,7 @@ def savings(question: Question, machine: Machine, found: Found) -> dict[str, Any
         if other == demand:
             told[name] = None
             continue
-        best = search(other, machine, cards, question.ask).best
+        best = search(other, machine, cards, question.ask, question.split).best
         speed = best.decode_rate(best.decode.seconds) if best else None
         prefill = best.prefill_rate(best.prefill.seconds) if best else None
         told[name] = {

@@ -28,7 +28,8 @@ def _line(what: str, value: str, formula: str, source: str) -> Line:
 
 
 def _held(found: Found) -> list[Line]:
-    placed, work, split, form = found.roofline.placed, found.ask.work, found.split, found.roofline.machine.form
+    placed, machine, work, split = found.roofline.placed, found.roofline.machine, found.ask.work, found.split
+    form = machine.form
     stage, weights, cache = max(placed.held, key=lambda held: held[1])
     layers = sum(count for _, count in stage.layers)
     width = sum(layer.attention.width * count for layer, count in stage.layers)
@@ -39,14 +40,16 @@ def _held(found: Found) -> list[Line]:
         _line(
             "weights of a card",
             f"{weights:,} bytes",
-            f"{layers} of {len(placed.demand.layers)} layers{experts}; cut over tp = {split.tp} but for low-rank projections, "
-            f"routers and norms; {form.weights} {float(BYTES[form.weights]):g} bytes, the rest {form.wide}",
+            f"{layers} of {len(placed.demand.layers)} layers{experts}; cut over tp = {split.tp} but for low-rank "
+            f"projections, routers and norms; {float(BYTES[form.weights]):g} bytes of {form.weights}, else "
+            f"{form.wide}",
             of,
         ),
         _line(
             "cache of a token on a card",
             f"{cache:,} bytes",
-            f"{width} numbers in {layers} layers x {float(BYTES[form.cache]):g} bytes of {form.cache} / {max(share)} ranks",
+            f"{width} numbers in {layers} layers x {float(BYTES[form.cache]):g} bytes of {form.cache} / "
+            f"{max(share)} ranks",
             of,
         ),
         _line(
@@ -60,7 +63,7 @@ def _held(found: Found) -> list[Line]:
             f"{placed.bytes_per_card(found.whole, work):,} bytes",
             f"weights + cache + activations of {work.prompts * work.prompt} tokens: (4 x {placed.demand.hidden} + "
             f"{placed.demand.widest} / {split.tp}) x {form.activation} bytes each, and logits of what is put out",
-            f"a card has {found.roofline.machine.device.memory_bytes:,}: {_source(found.roofline.machine, 'memory_bytes')}",
+            f"a card has {machine.device.memory_bytes:,}: {_source(machine, 'memory_bytes')}",
         ),
     ]
 
@@ -113,23 +116,24 @@ def _step(step: Step) -> list[Line]:
         )
         for timed in step.links
     ]
-    total = f"the longer of card ({_ms(step.card)}, the parts added up) and links ({_ms(step.wires)}): bound by {step.bound}"
+    total = f"the longer of card ({_ms(step.card)}, its parts) and links ({_ms(step.wires)}): bound by {step.bound}"
     return [*lines, _line(f"{step.phase}: a stage", _ms(step.seconds), total, "links work beside the card")]
 
 
 def _reached(found: Found) -> list[Line]:
-    split, rate = found.split, found.decode_rate(found.decode.seconds)
+    split, accepted, rate = found.split, found.ask.work.accepted, found.decode_rate(found.decode.seconds)
     return [
         _line(
             "time of an output token",
             _ms(found.seconds_per_token),
-            f"{split.pp} stages x {_ms(found.decode.seconds)}",
+            f"{split.pp} stages x {_ms(found.decode.seconds)} / {accepted:g} tokens of a step",
             "",
         ),
         _line(
             "decode",
             f"{rate:,.0f} tokens/s",
-            f"{found.sequences / split.pp:g} sequences x {split.ep} groups / {_ms(found.decode.seconds)}; "
+            f"{found.sequences / split.pp:g} sequences x {accepted:g} tokens x {split.ep} groups / "
+            f"{_ms(found.decode.seconds)}; "
             f"{rate / split.cards:,.0f} of a card",
             "",
         ),
@@ -139,7 +143,8 @@ def _reached(found: Found) -> list[Line]:
 def _prefill(found: Found) -> list[Line]:
     work, split = found.ask.work, found.split
     rate = found.prefill_rate(found.prefill.seconds)
-    formula = f"{work.prompts} prompts of {work.prompt} x {split.ep} groups / {_ms(found.prefill.seconds)}; {rate / split.cards:,.0f} of a card"
+    tokens = f"{work.prompts} prompts of {work.prompt} x {split.ep} groups"
+    formula = f"{tokens} / {_ms(found.prefill.seconds)}; {rate / split.cards:,.0f} of a card"
     return [_line("prefill", f"{rate:,.0f} tokens/s", formula, f"{work.cached:.1%} of a prompt in the cache already")]
 
 

@@ -10,7 +10,7 @@ from porter.plan.demand import Demand, Routed
 from porter.plan.form import Form
 from porter.plan.split import Placed, Split, Stage
 from porter.plan.traffic import Exchange, Sizes, exchanges, expected_bins
-from porter.target import Device, Link
+from porter.target import Link
 
 STEPS = {"all-reduce": 2, "all-gather": 1, "all-to-all": 1, "send": 1}  # messages that have to wait for each other
 

@@ -19,16 +19,18 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .wide { overflow-x: auto; } .dim, figcaption, .legend { color: var(--dim); }
 table { border-collapse: collapse; font-size: .9em; } th, td { padding: .25rem .6rem; text-align: right;
-  border-bottom: 1px solid var(--faint); white-space: nowrap; } th:first-child, td:first-child, .words td { text-align: left; }
+  border-bottom: 1px solid var(--faint); white-space: nowrap; }
+th:first-child, td:first-child, .words td { text-align: left; }
 .words td { white-space: normal; }
 figure { margin: 1rem 0; } .legend span { margin-right: 1rem; white-space: nowrap; }
 .legend i { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
-.bar { display: grid; grid-template-columns: 16rem 1fr 8rem; gap: .6rem; align-items: center; margin: .2rem 0; }
+.bar { display: grid; grid-template-columns: 16rem 1fr 11rem; gap: .6rem; align-items: center; margin: .2rem 0; }
 .bar b { display: flex; height: 1rem; } .bar em { font-style: normal; font-variant-numeric: tabular-nums; }
 .bar span { overflow-wrap: anywhere; }
 @media (max-width: 40rem) { .bar { grid-template-columns: 1fr auto; } .bar b { grid-column: 1 / 3; grid-row: 2; } }
 svg { width: 100%; min-width: 28rem; height: auto; font-size: 11px; } svg text { fill: var(--dim); }
-.grid { stroke: var(--faint); } polyline { fill: none; stroke: currentColor; stroke-width: 2; } circle { fill: currentColor; }
+.grid { stroke: var(--faint); } polyline { fill: none; stroke: currentColor; stroke-width: 2; }
+circle { fill: currentColor; }
 """ + "".join(f"i.c{n} {{ background: var(--c{n}); }} g.c{n} {{ color: var(--c{n}); }} " for n in range(6))
 TERMS = ("compute", "memory", "links")
 
@@ -74,12 +76,14 @@ def _asked(result: Row) -> str:
 
 
 def _name(c: Row) -> str:
-    return f"{c['device']} × {c['cards']}"
+    return f"{c['device']} x {c['cards']}"
 
 
 def _rates(title: str, fit: Sequence[Row], field: str) -> str:
-    known = [c for c in fit if c[field] is not None]
-    return bars(title, [Bar(_name(c), ((0, c[field] / c["cards"]),), f"{c[field] / c['cards']:,.0f}") for c in known])
+    """One colour for each device."""
+    devices = list(dict.fromkeys(c["device"] for c in fit))
+    known = [(devices.index(c["device"]), _name(c), c[field] / c["cards"]) for c in fit if c[field] is not None]
+    return bars(title, [Bar(name, ((colour, rate),), f"{rate:,.0f}") for colour, name, rate in known])
 
 
 def _terms(fit: Sequence[Row]) -> str:
@@ -179,7 +183,7 @@ def _by_batch(moves: Sequence[Row]) -> str:
 
 def _grid(m: Row) -> str:
     rows = [
-        (f"{context:,}", *(short(rate) if rate else "–" for rate in rates), short(most) if most else "–")
+        (f"{context:,}", *(short(rate) if rate else "-" for rate in rates), short(most) if most else "-")
         for context, rates, most in zip(
             m["contexts"], m["decode_tokens_per_second"], m["most_tokens_per_second"], strict=True
         )

@@ -114,20 +114,22 @@ class Roofline:
     def step(self, phase: Phase, sequences: float, work: Work, *, links: bool = True) -> Step:
         """The slowest stage's step on one micro-batch of `sequences` of each group.
 
-        In prefill each is a prompt, of which what is not cached is computed; in decode each is one token.
+        In prefill each is a prompt, of which what is not cached is computed; in decode each is one token, or as many
+        as are drafted ahead and one.
         """
         steps = (self._step(phase, stage, sequences, work, links) for stage in self.placed.stages)
         return max(steps, key=lambda step: step.seconds)
 
     def _step(self, phase: Phase, stage: Stage, sequences: float, work: Work, links: bool) -> Step:
-        tokens = sequences * (work.computed if phase == "prefill" else 1)
+        tokens = sequences * (work.computed if phase == "prefill" else work.stepped)
+        outputs = sequences if phase == "prefill" else tokens
         parts: dict[str, Part] = {}
         for layer, count in stage.layers:
             for part in self._layer(phase, layer, sequences, tokens, work):
                 _add(parts, part, count)
         if stage.last:
-            _add(parts, self._weights("output projection", (self.placed.demand.head,), sequences), 1)
-        timed = tuple(self.wires.timed(stage, tokens, sequences)) if links else ()
+            _add(parts, self._weights("output projection", (self.placed.demand.head,), outputs), 1)
+        timed = tuple(self.wires.timed(stage, tokens, outputs)) if links else ()
         return Step(phase, stage, tokens, tuple(parts.values()), timed)
 
     def _layer(self, phase: Phase, layer: Layer, sequences: float, tokens: float, work: Work) -> list[Part]:

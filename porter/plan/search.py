@@ -1,9 +1,10 @@
-"""The best split of a model over so many cards: every split that divides, best first, until a bound says it is enough.
+"""The best split of a model over so many cards: every split that divides, best first, until a bound ends the search.
 
-A split's **bound** is what it reaches with links that take no time, as many sequences as fit, and no limit on the time of
-a token: more of any of these never makes it slower, since a step's time per sequence only falls with more of them. Splits
-are taken in the order of their bounds; when the next one's bound is no more than what was reached, nothing that is left
-can reach more. So the answer is that of looking at all of them.
+A split's **bound** is what it reaches with links that take no time, as many sequences as fit, and no limit on the time
+of a token. Links can only add to a step, and a step's time per sequence never rises with more of them: weights are read
+once for all, experts are read at most once each, the rest is proportional. Splits are taken in the order of their
+bounds; when the next one's bound is no more than what was reached, nothing that is left can reach more. So the answer
+is that of looking at all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Limit = Literal["memory", "time", "asked"]
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of a plan beside the work: how many sequences of the whole system, and seconds of an output token."""
+    """What is asked of a plan beside the work: sequences of the whole system, and seconds of an output token."""
 
     work: Work
     batch: int | None = None
@@ -64,7 +65,7 @@ class Found:
 
     def decode_rate(self, seconds: float) -> float:
         """Tokens per second of the system when a micro-batch takes so long at the slowest stage."""
-        return self.sequences / self.split.pp * self.split.ep / seconds
+        return self.sequences * self.ask.work.accepted / self.split.pp * self.split.ep / seconds
 
     def prefill_rate(self, seconds: float) -> float:
         """Tokens of prompts per second, those that were cached among them."""
@@ -79,8 +80,8 @@ class Found:
 
     @property
     def seconds_per_token(self) -> float:
-        """Of a sequence: once through all stages."""
-        return self.decode.seconds * self.split.pp
+        """Of a sequence: once through all stages, for as many tokens as a step gains."""
+        return self.decode.seconds * self.split.pp / self.ask.work.accepted
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def search(demand: Demand, machine: Machine, cards: int, ask: Ask, pinned: Split
 
 
 def within(line: Roofline, ask: Ask) -> Found | None:
-    """What a split reaches with as many sequences as are asked for, or as memory and time allow; None where none fit."""
+    """What a split reaches with the sequences that are asked for, or that memory and time allow; None for none."""
     split = line.placed.split
     most = _room(line, ask)
     if ask.batch is not None:

@@ -7,6 +7,7 @@ held twice. The experts of a layer are divided over the ep groups, and the colum
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,12 +46,19 @@ class Stage:
 class Work:
     """What is asked of the system: tokens in the cache of a sequence that is decoded, tokens of a prompt.
 
-    `cached` is the part of a prompt's tokens that another prompt has left in the cache.
+    `cached` is the part of a prompt's tokens that another prompt has left in the cache. With multi-token prediction
+    a sequence gains `accepted` tokens in a step, for which as many are drafted ahead as that takes.
     """
 
     context: int
     prompt: int
     cached: float = 0.0
+    accepted: float = 1.0
+
+    @property
+    def stepped(self) -> int:
+        """Tokens of a sequence that a step of decode computes: those drafted ahead, and one."""
+        return math.ceil(self.accepted)
 
     @property
     def prompts(self) -> int:
@@ -112,7 +120,7 @@ class Placed:
 
     def weight_bytes(self, stage: Stage) -> int:
         """Bytes of the weights of one rank."""
-        total = Fraction(0)
+        total = self._bytes(self.demand.tables)
         for layer, count in stage.layers:
             held = sum((self._bytes(w, layer.attention) for w in (*layer.projections, *layer.mlp)), start=Fraction(0))
             if layer.routed:
@@ -141,8 +149,8 @@ class Placed:
         return -(-(total * each).numerator // (total * each).denominator)
 
     def workspace_bytes(self, stage: Stage, tokens: int, outputs: int) -> int:
-        """Bytes of the activations of a pass: hidden state, its norm, a residual and a sum of each token, and the widest
-        MLP, at the wide dtype; logits of what is put out, in float32.
+        """Bytes of the activations of a pass: hidden state, its norm, a residual and a sum of each token, and the
+        widest MLP, at the wide dtype; logits of what is put out, in float32.
         """
         demand, tp = self.demand, self.split.tp
         held = tokens * (4 * demand.hidden + -(-demand.widest // tp)) * self.form.activation
@@ -181,6 +189,17 @@ def splits(demand: Demand, cards: int, within: int | None) -> Iterable[Split]:
             pp = cards // tp // ep
             if pp <= len(demand.layers) and (ep == 1 or (demand.experts and not _left(demand.experts, ep))):
                 yield Split(tp, ep, pp)
+
+
+def misfit(demand: Demand, split: Split) -> str | None:
+    """Why a split that is asked for cannot be, with the next size that can."""
+    if not divides(demand, split.tp):
+        following = next((n for n in range(split.tp + 1, 2 * demand.vocabulary) if divides(demand, n)), 1)
+        return f"tp = {split.tp} does not divide heads, columns and vocabulary; the next that does is {following}"
+    if split.ep > 1 and not demand.experts:
+        return f"ep = {split.ep}, and the model has no routed experts"
+    layers = len(demand.order)
+    return f"pp = {split.pp} is more than the {layers} layers" if split.pp > layers else None
 
 
 def divides(demand: Demand, tp: int) -> bool:

@@ -1,8 +1,8 @@
 """What goes over the links, in whole bytes: the one place where it is counted.
 
-The bytes of an exchange are those that leave one rank for another, those of all ranks of the group together. They are
-what any schedule must move at least: a ring that adds up `n` copies of a tensor moves it `n - 1` times on the way in and
-`n - 1` times on the way out, whatever the pieces.
+The bytes of an exchange are those that leave one rank for another, of all ranks of the group together. A ring that adds
+up the copies of `n` ranks moves the tensor `n - 1` times on the way in and `n - 1` times on the way out, whatever the
+pieces.
 
 `exchanges` says what one token causes on its way through a split model:
 
@@ -71,8 +71,8 @@ class Sizes:
 class Exchange:
     """One kind of exchange on a token's way: `bytes` each time, of all ranks of the group, `times` times.
 
-    `copies` is how many other groups of ep a token goes to, where it is an all-to-all: a whole number of routes that are
-    known, an expectation of those that are not.
+    `copies` is how many other groups of ep a token goes to, where it is an all-to-all: a whole number of routes that
+    are known, an expectation of those that are not.
     """
 
     name: str
@@ -116,8 +116,10 @@ def bytes_per_token(found: tuple[Exchange, ...]) -> int | Fraction:
 
 
 def expected_bins(bins: int, chosen: int, of: int, groups: int = 1, top_groups: int = 1) -> Fraction:
-    """In how many bins other than its own a token has one of its `chosen` experts, when `of` experts lie evenly in `bins`
-    and all are as likely; with routing by groups they all lie in `top_groups` of `groups`, neighbours in the same bins.
+    """In how many bins other than its own a token has one of its `chosen` experts.
+
+    `of` experts lie evenly in `bins` and all are as likely; with routing by groups all that are chosen lie in
+    `top_groups` of `groups`, and neighbours lie in the same bin.
 
     Within reach are r bins with e experts; each has none of those chosen with the chance of the draws that miss it, and
     one of `bins` is the token's own. Experts that lie in several bins are each chosen in one of them.
@@ -132,4 +134,4 @@ def expected_bins(bins: int, chosen: int, of: int, groups: int = 1, top_groups: 
     found = reach * (1 - none)
     if groups > 1 and not limited:
         found = min(found, Fraction(max(1, bins // groups) * top_groups))
-    return found * (bins - 1) / bins
+    return min(found, Fraction(chosen)) * (bins - 1) / bins
