@@ -9,14 +9,20 @@ from rich.markup import escape
 
 from porter.render import out, print_pairs, print_rows, size
 
-HEADS = ["device", "cards", "tp/ep/pp", "a card holds", "sequences", "ms a token", "decode", "of a card", "prefill"]
-HEADS += ["of a card", "links", "bound by"]
+PLACES = ["device", "cards", "tp/ep/pp", "GB of a card", "sequences", "over links"]
+DECODE = ["device", "cards", "tokens/s", "of a card", "ms a token", "bound by"]
+PREFILL = ["device", "cards", "tokens/s", "of a card", "bound by"]
+SAVED = ["device", "cards", "tokens/s", "every head cached", "every expert met"]
 
 
 def print_plan(result: Mapping[str, Any]) -> None:
     """Devices and numbers of cards one below the other, then the rest of the answer."""
     _print_asked(result)
-    print_rows("tokens per second, at most", HEADS, [_row(c) for c in result["candidates"] if c["fits"]])
+    fit = [c for c in result["candidates"] if c["fits"]]
+    if fit:
+        print_rows("the best split, and bytes over links of a token", PLACES, [_place(c) for c in fit])
+        print_rows("decode, at most", DECODE, [_decode(c) for c in fit])
+        print_rows("prefill, at most", PREFILL, [_prefill(c) for c in fit])
     for c in result["candidates"]:
         if not c["fits"]:
             out().print(escape(f"{c['device']}, {c['cards']} cards: {c['reason']}"), soft_wrap=True)
@@ -48,23 +54,27 @@ def _print_asked(result: Mapping[str, Any]) -> None:
     print_pairs(f"plan: {escape(result['path'])}", facts)
 
 
-def _row(c: Mapping[str, Any]) -> list[object]:
-    holds = f"{size(c['bytes_per_card'])} of {size(c['memory_bytes'])}"
-    bound = c["bound"] if c["bound"] == c["prefill_bound"] else f"{c['bound']}, prefill {c['prefill_bound']}"
+def _place(c: Mapping[str, Any]) -> list[object]:
+    holds = f"{c['bytes_per_card'] / 1e9:.1f} of {c['memory_bytes'] / 1e9:.1f}"
+    split = f"{c['tp']}/{c['ep']}/{c['pp']}"
+    return [c["device"], c["cards"], split, holds, f"{c['sequences']:,}", size(c["link_bytes_per_token"])]
+
+
+def _decode(c: Mapping[str, Any]) -> list[object]:
+    rate, cards, known = c["decode_tokens_per_second"], c["cards"], " *" if c["unknown"] else ""
     return [
         c["device"],
-        c["cards"],
-        f"{c['tp']}/{c['ep']}/{c['pp']}",
-        holds,
-        f"{c['sequences']:,}",
+        cards,
+        speed(rate),
+        speed(rate, cards),
         f"{c['milliseconds_per_token']:.1f}",
-        speed(c["decode_tokens_per_second"]),
-        speed(c["decode_tokens_per_second"], c["cards"]),
-        speed(c["prefill_tokens_per_second"]),
-        speed(c["prefill_tokens_per_second"], c["cards"]),
-        f"{size(c['link_bytes_per_token'])}/token",
-        bound + (" *" if c["unknown"] else ""),
+        c["bound"] + known,
     ]
+
+
+def _prefill(c: Mapping[str, Any]) -> list[object]:
+    rate, cards, known = c["prefill_tokens_per_second"], c["cards"], " *" if c["unknown"] else ""
+    return [c["device"], cards, speed(rate), speed(rate, cards), c["prefill_bound"] + known]
 
 
 def speed(rate: float | None, cards: int = 1) -> str:
@@ -84,18 +94,30 @@ def _print_unknown(candidates: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_savings(savings: Sequence[Mapping[str, Any]]) -> None:
-    rows: list[list[object]] = []
-    for s in savings:
-        for name, words in (("full_heads", "every head cached"), ("dense_experts", "every expert met")):
-            other = s[name]
-            if other:
-                slower = f"{other['times_slower']:.3g} x slower" if other["fits"] else "does not fit"
-                what = [size(other["cache_bytes_per_token"]), speed(other["decode_tokens_per_second"])]
-                what.append(speed(other["prefill_tokens_per_second"]))
-                rows.append([s["device"], s["cards"], words, *what, slower])
-    columns = ["device", "cards", "the same model with", "cache a token", "decode", "prefill", "decode is"]
+    """Decode of the same model on the same cards without the latent, and without routing."""
+    rows: list[list[object]] = [
+        [
+            s["device"],
+            s["cards"],
+            speed(s["decode_tokens_per_second"]),
+            _without(s["full_heads"]),
+            _without(s["dense_experts"]),
+        ]
+        for s in savings
+        if s["full_heads"] or s["dense_experts"]
+    ]
     if rows:
-        print_rows("what latent attention and routing save", columns, rows)
+        print_rows("what latent attention and routing save: decode of the same model with", SAVED, rows)
+
+
+def _without(other: Mapping[str, Any] | None) -> str:
+    if other is None:
+        return "the same"
+    return (
+        f"{speed(other['decode_tokens_per_second'])}, {other['times_slower']:.3g} x"
+        if other["fits"]
+        else "does not fit"
+    )
 
 
 def _print_moves(moves: Mapping[str, Any]) -> None:

@@ -117,7 +117,8 @@ def _machines(
         device, _ = find_device(name)
         missing = [fact for fact in NEEDED if getattr(device, fact) is None]
         if missing:
-            refused.append({"device": device.name, "reason": f"unknown: {', '.join(missing)}"})
+            sold = f"; it is sold as {', '.join(device.variants)}" if device.variants else ""
+            refused.append({"device": device.name, "reason": f"unknown: {', '.join(missing)}{sold}"})
             continue
         try:
             form = form_for(device, stored, dtype, cache_dtype)

@@ -1,4 +1,7 @@
-"""What real systems reach with DeepSeek-V3 and R1, and the roofline at the same work; run it to print docs/plan.md's table."""
+"""What real systems reach with DeepSeek-V3 and R1, and the roofline at the same work.
+
+`python tests/plan/published.py` prints the table of docs/plan.md.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,15 @@ from porter.plan.roofline import Phase
 from porter.plan.search import Ask, Found, search
 from porter.plan.split import Split, Work
 
-DEEPSEEK = "DeepSeek-V3/R1 Inference System Overview (open-infra-index, day 6), by aiposthub.cc/5152 and aigc.openbot.ai"
+DEEPSEEK = (
+    "DeepSeek-V3/R1 Inference System Overview (open-infra-index, day 6), by aiposthub.cc/5152 and aigc.openbot.ai"
+)
 CLOUDMATRIX = "arXiv 2506.12708, abstract"
 RECIPES = "hicann/cann-recipes-infer, docs/models/deepseek-r1/deepseek_r1_{}_optimization.md"
 SILICONFLOW = "press, with SiliconFlow: app.myzaker.com 6946a6b38e9f09606a5e983c"
+
+
+WORK = Work(4096, 4096)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Published:
     assumed: str
     cards: int
     split: Split | None = None
-    work: Work = Work(4096, 4096)
+    work: Work = WORK
     milliseconds: float | None = None
     sequences: float | None = None
     cache: str = "auto"
@@ -49,7 +57,9 @@ class Published:
     def found(self) -> Found:
         """The roofline's answer."""
         card = machine(self.device, DEEPSEEK_V3, cache=self.cache)
-        best = search(demand(DEEPSEEK_V3), card, self.cards, Ask(self.work, self.batch, None, self.phase), self.split).best
+        best = search(
+            demand(DEEPSEEK_V3), card, self.cards, Ask(self.work, self.batch, None, self.phase), self.split
+        ).best
         assert best is not None, f"{self.name} does not fit"
         return best
 
@@ -78,8 +88,8 @@ FIGURES = (
         cards=32,
         split=Split(1, 32, 1),
         work=Work(4096, 4096, cached=0.563),
-        leaves_out="a day's mean, nights and waiting included; FP8 matrices that reach well below their rate; experts that "
-        "are not as likely as each other; reading what was cached from disk",
+        leaves_out="a day's mean, nights and waiting included; FP8 matrices that reach well below their rate; experts "
+        "that are not as likely as each other; reading what was cached from disk",
     ),
     Published(
         name="DeepSeek, 18 nodes",
@@ -169,8 +179,8 @@ FIGURES = (
         source=SILICONFLOW + ": above 4,000",
         assumed="32 cards, the best split, prompts of 4,096 tokens",
         cards=32,
-        leaves_out="the rate in bfloat16, that of the links between nodes and every latency are not published; nor are the "
-        "number of cards and the length of prompts of the figure, which is a lower bound itself",
+        leaves_out="the rate in bfloat16, that of the links between nodes and every latency are not published; nor are "
+        "the number of cards and the length of prompts of the figure, which is a lower bound itself",
     ),
     Published(
         name="MTT S5000",

@@ -29,12 +29,14 @@ def test_fp8_weights_leave_the_rest_as_it_is() -> None:
     """671 GB and the second byte of what is never quantized: embeddings, kv_b_proj, norms; routers have four."""
     form = machine("nvidia-h100", DEEPSEEK_V3).form
     whole = placed(DEEPSEEK_V3, ONE, form)
-    second = 2 * 129280 * 7168 + 61 * 128 * 256 * 512 + 7168 + 61 * (7168 + 1536 + 512 + 7168) + 58 * 3 * (256 * 7168 + 256)
+    second = (
+        2 * 129280 * 7168 + 61 * 128 * 256 * 512 + 7168 + 61 * (7168 + 1536 + 512 + 7168) + 58 * 3 * (256 * 7168 + 256)
+    )
     assert whole.held[0][1] == whole.demand.numbers + second + 2 * whole.demand.tables.numbers
 
 
 def test_tensor_parallelism_cuts_all_but_norms_and_what_has_fewer_heads() -> None:
-    (_, weights, cache), = placed(LLAMA, Split(8, 1, 1)).held
+    ((_, weights, cache),) = placed(LLAMA, Split(8, 1, 1)).held
     norms = (4 * 2 + 1) * 64
     keys_and_values = 4 * 2 * 64 * (2 * 8)  # two heads over eight ranks: a whole head on each
     rest = demand(LLAMA).numbers - norms - keys_and_values
