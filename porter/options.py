@@ -169,7 +169,7 @@ PP = Annotated[int | None, typer.Option(min=1, help="Stages that layers are divi
 PLAN_DTYPE = Annotated[
     PlanDtype, typer.Option("--dtype", help="Of the weights; auto is what they are stored in, or the nearest there is.")
 ]
-CACHE_DTYPE = Annotated[PlanDtype, typer.Option(help="Of the cache; auto is that of activations.")]
+CACHE_DTYPE = Annotated[PlanDtype, typer.Option("--cache-dtype", help="Of the cache; auto is that of activations.")]
 BATCH = Annotated[
     int | None, typer.Option(min=1, help="Sequences decoded at once by all cards together; the most that fit.")
 ]

@@ -71,19 +71,23 @@ def plan(
         "layers": sizes.layers,
         "stored": stored,
         "cache_numbers_per_token": demand.cache_width,
-        "asked": {
-            "context": ask.work.context,
-            "prompt": ask.work.prompt,
-            "accepted": accepted,
-            "batch": batch,
-            "slo_milliseconds": None if slo is None else 1e3 * slo,
-            "phase": phase,
-        },
+        "asked": _asked(ask),
         "candidates": [candidate(question, m, count, searched, explained=explained) for m, count, searched in found],
         "refused": refused,
         "savings": [savings(question, machine, best) for machine, best in ordered],
         "moves": [moves(question, machine, best) for machine, best in ordered],
         "left_out": list(LEFT_OUT),
+    }
+
+
+def _asked(ask: Ask) -> dict[str, Any]:
+    return {
+        "context": ask.work.context,
+        "prompt": ask.work.prompt,
+        "accepted": ask.work.accepted,
+        "batch": ask.batch,
+        "slo_milliseconds": None if ask.slo is None else 1e3 * ask.slo,
+        "phase": ask.phase,
     }
 
 
