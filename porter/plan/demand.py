@@ -25,6 +25,7 @@ Share = Literal["cut", "groups", "whole"]
 Store = Literal["asked", "float", "float32"]
 WHOLE = {"q_a_proj", "kv_a_proj_with_mqa", "gate"}  # low-rank projections and routers: small, and all of it is needed
 BY_GROUP = {"k_proj", "v_proj"}
+ADDED_BEFORE = {"q_proj", "q_b_proj", "gate_proj", "up_proj"}  # whose biases are cut as their rows are
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,12 @@ def _weights(parameters: Iterable[Parameter]) -> tuple[Weights, ...]:
 
 
 def _share(parameter: Parameter) -> Share:
-    module = parameter.name.split(".")[-2]
-    if len(parameter.shape) == 1 or module in WHOLE:
+    *_, module, kind = parameter.name.split(".")
+    if module in BY_GROUP:
+        return "groups"
+    if module in WHOLE or (len(parameter.shape) == 1 and not (kind == "bias" and module in ADDED_BEFORE)):
         return "whole"
-    return "groups" if module in BY_GROUP else "cut"
+    return "cut"
 
 
 def _store(parameter: Parameter) -> Store:

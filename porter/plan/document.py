@@ -10,10 +10,11 @@ from typing import Any
 from porter.plan.demand import Demand
 from porter.plan.explain import explain
 from porter.plan.form import BYTES
+from porter.plan.links import sizes_of
 from porter.plan.roofline import Machine, Step
 from porter.plan.search import Ask, Found, Searched, search, within
 from porter.plan.split import Placed, Split, splits
-from porter.plan.traffic import bytes_per_token
+from porter.plan.traffic import bytes_per_token, exchanges_of_copies
 
 CONTEXTS = (1024, 4096, 16384, 65536, 131072)
 EACH = (1, 8, 32, 128, 512)  # sequences of a group and a stage
@@ -101,12 +102,24 @@ def candidate(
         "sequences": round(found.sequences * split.ep),
         "limit": found.limit,
         "milliseconds_per_token": round(1e3 * found.seconds_per_token, 3),
+        "port": _port(found, weights, cache),
         "experts_per_card": placed.experts_held if question.demand.experts else None,
         "seconds": {"decode": _seconds(decode), "prefill": _seconds(prefill)},
         "unknown": unknown(machine, split),
         "dtypes": form,
         "searched": looked,
         **({"explain": explain(found)} if explained else {}),
+    }
+
+
+def _port(found: Found, weights: int, cache: int) -> dict[str, int]:
+    """What `porter convert` with this split makes: the same weights, but all cards of a stage have all tokens."""
+    split, placed = found.split, found.roofline.placed
+    sent = exchanges_of_copies(sizes_of(placed.demand, placed.form), split.tp, split.ep, split.pp)
+    return {
+        "weight_bytes": weights,
+        "cache_bytes_per_token": cache,
+        "link_bytes_per_token": int(bytes_per_token(sent)),
     }
 
 

@@ -147,5 +147,7 @@ class Wires:
 
 def sizes_of(demand: Demand, form: Form) -> Sizes:
     """What the traffic of one token hangs on."""
-    routed = sum(1 for kind in demand.order if demand.kinds[kind].routed)
-    return Sizes(demand.hidden, demand.vocabulary, len(demand.order), routed, form.activation, form.dispatched)
+    routed = [demand.kinds[kind] for kind in demand.order if demand.kinds[kind].routed]
+    shared = [layer for layer in routed if any(w.share == "cut" for w in layer.mlp)]
+    counts = (len(demand.order), len(routed), len(shared))
+    return Sizes(demand.hidden, demand.vocabulary, *counts, form.activation, form.dispatched)

@@ -115,30 +115,34 @@ class Roofline:
         """The slowest stage's step on one micro-batch of `sequences` of each group.
 
         In prefill each is a prompt, of which what is not cached is computed; in decode each is one token, or as many
-        as are drafted ahead and one.
+        as are drafted ahead and one. Less than one is a group that has one in some of its micro-batches only.
         """
         steps = (self._step(phase, stage, sequences, work, links) for stage in self.placed.stages)
         return max(steps, key=lambda step: step.seconds)
 
     def _step(self, phase: Phase, stage: Stage, sequences: float, work: Work, links: bool) -> Step:
-        tokens = sequences * (work.computed if phase == "prefill" else work.stepped)
+        each = work.computed if phase == "prefill" else work.stepped
+        everyone, sequences = max(1.0, sequences * self.placed.split.ep) * each, max(1.0, sequences)
+        tokens = sequences * each
         outputs = sequences if phase == "prefill" else tokens
         parts: dict[str, Part] = {}
         for layer, count in stage.layers:
-            for part in self._layer(phase, layer, sequences, tokens, work):
+            for part in self._layer(phase, layer, sequences, tokens, everyone, work):
                 _add(parts, part, count)
         if stage.last:
             _add(parts, self._weights("output projection", (self.placed.demand.head,), outputs), 1)
         timed = tuple(self.wires.timed(stage, tokens, outputs)) if links else ()
         return Step(phase, stage, tokens, tuple(parts.values()), timed)
 
-    def _layer(self, phase: Phase, layer: Layer, sequences: float, tokens: float, work: Work) -> list[Part]:
+    def _layer(
+        self, phase: Phase, layer: Layer, sequences: float, tokens: float, everyone: float, work: Work
+    ) -> list[Part]:
         parts = [
             self._weights("attention projections", layer.projections, tokens, layer.attention),
             self._attention(phase, layer.attention, sequences, tokens, work),
             self._weights("mlp and shared experts", layer.mlp, tokens),
         ]
-        return [*parts, self._experts(layer, tokens)] if layer.routed else parts
+        return [*parts, self._experts(layer, everyone)] if layer.routed else parts
 
     def _weights(
         self, name: str, weights: tuple[Weights, ...], tokens: float, attention: Attention | None = None
@@ -167,14 +171,13 @@ class Roofline:
             "attention", operations, read, self.machine.compute(operations, form.wide), self.machine.memory(read)
         )
 
-    def _experts(self, layer: Layer, tokens: float) -> Part:
+    def _experts(self, layer: Layer, everyone: float) -> Part:
         """The experts that a rank holds: their share of all groups' tokens, and those that are read at all.
 
         An expert is left alone by n tokens with the chance (1 - top_k / experts) ** n.
         """
         routed, split, form = layer.routed, self.placed.split, self.machine.form
         assert routed is not None
-        everyone = tokens * split.ep
         operations = 2.0 * everyone * routed.top_k / split.ep * routed.numbers / split.tp
         places = max(routed.count, self.placed.experts_held * split.ep)
         met = self.placed.experts_held * (1 - (1 - routed.top_k / places) ** everyone)

@@ -51,8 +51,8 @@ class Found:
 
     @property
     def micro_batch(self) -> float:
-        """Sequences of one group that go through a stage together; where there are fewer than stages, stages wait."""
-        return max(1.0, self.sequences / self.split.pp)
+        """Sequences of one group that go through a stage together, on average."""
+        return self.sequences / self.split.pp
 
     @cached_property
     def decode(self) -> Step:

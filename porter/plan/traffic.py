@@ -15,6 +15,9 @@ pieces.
 | combine of what they made of it | every layer with experts | copies x tp x hidden, as it is added up |
 | hidden state to the next stage | pp - 1 times | tp x hidden |
 | logits, by vocabulary over tp | once | all-gather of the vocabulary |
+
+`exchanges_of_copies` says the same of a split port as ONNX graphs have it, whose tokens are the same on all cards of a
+stage: no dispatch, but what a card's experts add is summed over ep, and each ep group does the rest for itself.
 """
 
 from __future__ import annotations
@@ -56,13 +59,15 @@ def send(payload: int) -> int:
 class Sizes:
     """What the traffic of one token hangs on: counts of numbers and of layers, bytes of a number.
 
-    `activation` is what a hidden state has per number, `dispatched` what it has when it goes to experts.
+    `activation` is what a hidden state has per number, `dispatched` what it has when it goes to experts. Of the layers
+    with experts `shared_layers` have some that see every token.
     """
 
     hidden: int
     vocabulary: int
     layers: int
     expert_layers: int
+    shared_layers: int
     activation: int
     dispatched: int
 
@@ -108,6 +113,27 @@ def exchanges(sizes: Sizes, tp: int, ep: int, pp: int, copies: int | Fraction) -
         whole = sizes.vocabulary * sizes.activation
         found.append(Exchange("logits", "all-gather", "tp", tp, 1, all_gather(tp, whole)))
     return tuple(found)
+
+
+def exchanges_of_copies(sizes: Sizes, tp: int, ep: int, pp: int) -> tuple[Exchange, ...]:
+    """What one token causes on tp * ep cards in each of pp stages that all compute it."""
+    state, found = sizes.hidden * sizes.activation, list[Exchange]()
+    if tp > 1:
+        added, summed = ep * all_reduce(tp, state), sizes.layers - sizes.expert_layers + sizes.shared_layers
+        found.append(Exchange("embedding", "all-reduce", "tp", tp, 1, added))
+        found.append(Exchange("attention output", "all-reduce", "tp", tp, sizes.layers, added))
+        found.append(Exchange("mlp output", "all-reduce", "tp", tp, summed, added))
+    if ep > 1:  # before what the shared experts add, which is cut over tp alone
+        found.append(Exchange("experts", "all-reduce", "ep", ep, sizes.shared_layers, tp * all_reduce(ep, state)))
+    if tp * ep > 1:
+        alone, added = sizes.expert_layers - sizes.shared_layers, all_reduce(tp * ep, state)
+        found.append(Exchange("experts alone", "all-reduce", "ep", tp * ep, alone, added))
+    if pp > 1:
+        found.append(Exchange("next stage", "send", "pp", pp, pp - 1, tp * ep * send(state)))
+    if tp > 1:
+        whole = sizes.vocabulary * sizes.activation
+        found.append(Exchange("logits", "all-gather", "tp", tp, 1, ep * all_gather(tp, whole)))
+    return tuple(exchange for exchange in found if exchange.times)
 
 
 def bytes_per_token(found: tuple[Exchange, ...]) -> int | Fraction:

@@ -29,15 +29,15 @@ memory_bandwidth = 1e12
 
 
 @pytest.fixture(scope="module")
-def deepseek(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sizes of DeepSeek-V3, and no weight."""
     return write(tmp_path_factory.mktemp("plan") / "deepseek-v3", DEEPSEEK_V3)
 
 
 @pytest.fixture(scope="module")
-def five(deepseek: Path) -> dict[str, Any]:
+def five(v3: Path) -> dict[str, Any]:
     """Its plan over five devices."""
-    return run("plan", deepseek, "--target", ",".join(FIVE), "--json").json()
+    return run("plan", v3, "--target", ",".join(FIVE), "--json").json()
 
 
 def plan(path: Path, *options: object, target: str = "nvidia-h100") -> dict[str, Any]:
@@ -78,8 +78,8 @@ def test_the_model_is_told_as_inspect_tells_it(five: dict[str, Any]) -> None:
     assert five["stored"] == "float8e4m3fn"
 
 
-def test_fewer_cards_do_not_hold_it(deepseek: Path) -> None:
-    (found,) = plan(deepseek, "--cards", 8)["candidates"]
+def test_fewer_cards_do_not_hold_it(v3: Path) -> None:
+    (found,) = plan(v3, "--cards", 8)["candidates"]
     assert {*found} >= CONTRACT
     assert (found["fits"], found["decode_tokens_per_second"], found["bound"]) == (False, None, None)
     assert found["bytes_per_card"] > found["memory_bytes"]
@@ -122,16 +122,16 @@ def test_how_it_moves_with_batch_and_context(five: dict[str, Any]) -> None:
             assert all(rate <= most for rate in row if rate is not None)
 
 
-def test_a_limit_on_time_is_kept(deepseek: Path) -> None:
-    found = plan(deepseek, "--cards", 64, "--slo", 15)["candidates"][0]
+def test_a_limit_on_time_is_kept(v3: Path) -> None:
+    found = plan(v3, "--cards", 64, "--slo", 15)["candidates"][0]
     assert found["milliseconds_per_token"] <= 15
     assert found["limit"] == "time"
-    (found,) = plan(deepseek, "--cards", 16, "--slo", 0.5)["candidates"]
+    (found,) = plan(v3, "--cards", 16, "--slo", 0.5)["candidates"]
     assert "within 0.5 ms" in found["reason"]
 
 
-def test_what_is_pinned_is_planned_for(deepseek: Path) -> None:
-    (found,) = plan(deepseek, "--ep", 144, "--batch", 12672, "--context", 4989)["candidates"]
+def test_what_is_pinned_is_planned_for(v3: Path) -> None:
+    (found,) = plan(v3, "--ep", 144, "--batch", 12672, "--context", 4989)["candidates"]
     assert (found["tp"], found["ep"], found["pp"], found["cards"]) == (1, 144, 1, 144)
     assert found["experts_per_card"] == 2
     assert (found["sequences"], found["limit"]) == (12672, "asked")
@@ -143,12 +143,25 @@ def test_bytes_over_links_are_whole_without_routes(tmp_path: Path) -> None:
     assert found["link_bytes_per_token"] == sums + 2 * 64 * 2 + 1000 * 2
 
 
+@pytest.mark.parametrize("name", ["deepseek", "llama"])
+def test_a_port_has_the_bytes_that_were_planned(name: str, request: pytest.FixtureRequest) -> None:
+    """Beyond them a file has its header."""
+    checkpoint, port = (request.getfixturevalue(fixture) for fixture in (name, f"{name}_port"))
+    (found,) = plan(checkpoint, "--cards", 1, "--dtype", "float32")["candidates"]
+    weights, told = json.loads((port / "porter.json").read_text()), run("inspect", port, "--json").json()
+    written = sum(file["bytes"] for file in weights["weights"])
+    assert found["bytes"]["weights"] <= written < 1.02 * found["bytes"]["weights"] + 20_000
+    assert found["port"]["weight_bytes"] == found["bytes"]["weights"]
+    assert found["port"]["cache_bytes_per_token"] == told["layers"] * told["cache_bytes_per_token_per_layer"]
+    assert found["port"]["link_bytes_per_token"] == 0
+
+
 # ------------------------------------------------------------------------------ what it is given
 
 
-def test_a_config_alone_is_enough(deepseek: Path, tmp_path: Path) -> None:
-    shutil.copy(deepseek / "config.json", tmp_path / "v3.json")
-    folder, file = plan(deepseek), plan(tmp_path / "v3.json")
+def test_a_config_alone_is_enough(v3: Path, tmp_path: Path) -> None:
+    shutil.copy(v3 / "config.json", tmp_path / "v3.json")
+    folder, file = plan(v3), plan(tmp_path / "v3.json")
     assert {**folder, "path": ""} == {**file, "path": ""}
 
 
@@ -164,13 +177,13 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
     assert found["prefill_tokens_per_second"] > 0
 
 
-def test_a_device_of_which_too_little_is_known_is_left_out_with_a_reason(deepseek: Path) -> None:
-    found = plan(deepseek, target="sophgo-bm1690,nvidia-h100")
+def test_a_device_of_which_too_little_is_known_is_left_out_with_a_reason(v3: Path) -> None:
+    found = plan(v3, target="sophgo-bm1690,nvidia-h100")
     assert found["refused"] == [{"device": "sophgo-bm1690", "reason": "unknown: memory_bytes, memory_bandwidth"}]
     assert {c["device"] for c in found["candidates"]} == {"nvidia-h100"}
-    refusal = run("plan", deepseek, "--target", "sophgo-bm1690").refusal()
+    refusal = run("plan", v3, "--target", "sophgo-bm1690").refusal()
     assert "no target can be planned for: sophgo-bm1690: unknown: memory_bytes, memory_bandwidth" in refusal
-    refusal = run("plan", deepseek, "--target", "ascend-910b").refusal()
+    refusal = run("plan", v3, "--target", "ascend-910b").refusal()
     assert "ascend-910b3" in refusal
 
 
@@ -188,8 +201,8 @@ def test_a_device_of_which_too_little_is_known_is_left_out_with_a_reason(deepsee
         (["--dtype", "float7"], "not one of"),
     ],
 )
-def test_bad_input_is_refused_with_a_way_out(options: list[str], says: str, deepseek: Path) -> None:
-    assert says in run("plan", deepseek, "--target", "nvidia-h100", *options).refusal()
+def test_bad_input_is_refused_with_a_way_out(options: list[str], says: str, v3: Path) -> None:
+    assert says in run("plan", v3, "--target", "nvidia-h100", *options).refusal()
 
 
 def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
@@ -204,16 +217,16 @@ def test_cards_that_nothing_divides_over_say_which_do(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ how it is told
 
 
-def test_the_table_has_every_device_and_its_reasons(deepseek: Path) -> None:
-    told = " ".join(run("plan", deepseek, "--target", ",".join((*FIVE, "sophgo-bm1690"))).out.split())
+def test_the_table_has_every_device_and_its_reasons(v3: Path) -> None:
+    told = " ".join(run("plan", v3, "--target", ",".join((*FIVE, "sophgo-bm1690"))).out.split())
     assert all(name in told for name in FIVE)
     assert "sophgo-bm1690: not planned for, unknown: memory_bytes" in told
     assert "* moore-threads-s5000: unknown: rates.bfloat16" in told
     assert all(word in told for word in ("latent attention and routing save", "decode, at most", "16.3 MB"))
 
 
-def test_every_number_is_explained(deepseek: Path) -> None:
-    (first, *_) = plan(deepseek, "--explain", target="ascend-910b3")["candidates"]
+def test_every_number_is_explained(v3: Path) -> None:
+    (first, *_) = plan(v3, "--explain", target="ascend-910b3")["candidates"]
     lines = {line["what"]: line for line in first["explain"]}
     assert lines["memory bandwidth"]["value"] == "1600 GB/s"
     assert "msmodeling" in lines["memory bandwidth"]["source"]
@@ -223,7 +236,7 @@ def test_every_number_is_explained(deepseek: Path) -> None:
     sent = [float(line["value"].split()[0].replace(",", "")) for what, line in lines.items() if "over links" in what]
     assert sum(sent) == pytest.approx(first["link_bytes_per_token"], abs=len(sent))
     assert all(line["formula"] for line in lines.values())
-    assert "bytes of a card" in run("plan", deepseek, "--target", "ascend-910b3", "--explain").out
+    assert "bytes of a card" in run("plan", v3, "--target", "ascend-910b3", "--explain").out
 
 
 class Page(HTMLParser):
@@ -242,9 +255,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_stands_alone(deepseek: Path, tmp_path: Path) -> None:
+def test_the_page_stands_alone(v3: Path, tmp_path: Path) -> None:
     file = tmp_path / "plan.html"
-    told = run("plan", deepseek, "--target", ",".join(FIVE), "--explain", "--report", file, "--json").json()
+    told = run("plan", v3, "--target", ",".join(FIVE), "--explain", "--report", file, "--json").json()
     page = Page(file.read_text())
     names = [name for name, _ in page.tags]
     assert {"svg", "polyline", "table", "figure", "details"} <= set(names)
@@ -257,9 +270,9 @@ def test_the_page_stands_alone(deepseek: Path, tmp_path: Path) -> None:
     assert len([name for name in names if name == "polyline"]) == 2 * len(FIVE)
 
 
-def test_what_strangers_wrote_is_text_on_the_page(deepseek: Path, tmp_path: Path) -> None:
+def test_what_strangers_wrote_is_text_on_the_page(v3: Path, tmp_path: Path) -> None:
     folder = tmp_path / "<b onload=x>&amp;"
-    shutil.copytree(deepseek, folder)
+    shutil.copytree(v3, folder)
     card = tmp_path / "mine.toml"
     card.write_text(CARD.replace('"mine"', "'<script>\"&'") + "rates = { bfloat16 = 1e14 }\n")
     file = tmp_path / "plan.html"

@@ -44,6 +44,13 @@ def test_tensor_parallelism_cuts_all_but_norms_and_what_has_fewer_heads() -> Non
     assert cache == 4 * (2 * 8) * 2
 
 
+def test_biases_go_with_the_rows_that_they_stand_behind() -> None:
+    """Of queries, keys and values; what stands behind a sum is whole."""
+    biased = LLAMA | {"attention_bias": True}
+    plain, more = (placed(config, Split(4, 1, 1)).held[0][1] for config in (LLAMA, biased))
+    assert more - plain == 2 * 4 * (64 // 4 + 2 * 16 // 2 + 64)
+
+
 def test_a_latent_is_whole_on_every_rank_and_split_over_groups() -> None:
     form = machine("nvidia-h100", DEEPSEEK_V3).form
     caches = {split: placed(DEEPSEEK_V3, split, form).held[0][2] for split in (ONE, Split(8, 1, 1), Split(1, 8, 1))}

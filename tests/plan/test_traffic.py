@@ -15,11 +15,12 @@ from porter.plan.traffic import (
     all_reduce,
     bytes_per_token,
     exchanges,
+    exchanges_of_copies,
     expected_bins,
     reduce_scatter,
 )
 
-SMALL = Sizes(hidden=64, vocabulary=1000, layers=4, expert_layers=3, activation=2, dispatched=1)
+SMALL = Sizes(hidden=64, vocabulary=1000, layers=4, expert_layers=3, shared_layers=2, activation=2, dispatched=1)
 
 
 def ring(ranks: int, pieces: list[int], rounds: int) -> int:
@@ -101,3 +102,28 @@ def test_how_far_a_token_goes_is_counted_over_all_choices(
 def test_bins_that_hold_several_groups_are_no_more_than_are_in_reach() -> None:
     assert expected_bins(2, 8, 256, 8, 1) <= 1
     assert expected_bins(320, 8, 256, 8, 4) <= 8
+
+
+# ------------------------------------------------------------------------------ all cards of a stage have all tokens
+
+
+def test_where_all_cards_have_all_tokens_nothing_is_dispatched() -> None:
+    """4 layers: a dense one, two with shared experts, one with routed experts alone; 2 x 2 cards in 2 stages."""
+    found = {e.name: e.total for e in exchanges_of_copies(SMALL, 2, 2, 2)}
+    two, four = 2 * 1 * 64 * 2, 2 * 3 * 64 * 2
+    assert found == {
+        "embedding": 2 * two,
+        "attention output": 4 * 2 * two,
+        "mlp output": 3 * 2 * two,
+        "experts": 2 * 2 * two,
+        "experts alone": four,
+        "next stage": 4 * 64 * 2,
+        "logits": 2 * 1000 * 2,
+    }
+
+
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (4, 3), (1, 4)])
+def test_without_groups_of_experts_both_are_the_same(tp: int, pp: int) -> None:
+    """A group of one has no copies and dispatches nothing."""
+    one, other = exchanges(SMALL, tp, 1, pp, 0), exchanges_of_copies(SMALL, tp, 1, pp)
+    assert bytes_per_token(one) == bytes_per_token(other)
