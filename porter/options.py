@@ -163,9 +163,11 @@ CARDS = Annotated[
     str | None,
     typer.Option(help="How many, as 8 or 8,16,32; by default the fewest that fit, and two and four times as many."),
 ]
-TP = Annotated[int | None, typer.Option(min=1, help="Ranks that heads and columns are cut over; searched for.")]
-EP = Annotated[int | None, typer.Option(min=1, help="Groups that experts are divided over; searched for.")]
-PP = Annotated[int | None, typer.Option(min=1, help="Stages that layers are divided over; searched for.")]
+PLAN_TP = Annotated[
+    int | None, typer.Option("--tp", min=1, help="Ranks that heads and columns are cut over; searched for.")
+]
+PLAN_EP = Annotated[int | None, typer.Option("--ep", min=1, help="Groups that experts are divided over; searched for.")]
+PLAN_PP = Annotated[int | None, typer.Option("--pp", min=1, help="Stages that layers are divided over; searched for.")]
 PLAN_DTYPE = Annotated[
     PlanDtype, typer.Option("--dtype", help="Of the weights; auto is what they are stored in, or the nearest there is.")
 ]

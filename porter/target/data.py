@@ -116,8 +116,8 @@ class Link:
     topology: str | None
     cards: int | None  # how many it joins
     between_nodes: float | None
-    latency: float | None
-    latency_between_nodes: float | None
+    latency: float | None = None
+    latency_between_nodes: float | None = None
 
 
 @dataclass(frozen=True)

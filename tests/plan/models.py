@@ -72,7 +72,7 @@ def machine(device: str | Device, config: dict[str, Any], *, dtype: str = "auto"
 
 def device(**facts: Any) -> Device:
     """A card of 1 GB and 1 GB/s that does 1 T operations per second in any float, in nodes of 4."""
-    link = Link("wire", 1e8, 1, "switched", 4, 1e7, 1e-6, 1e-5)
+    link = Link("wire", 1e8, 1, "switched", 4, 1e7, latency=1e-6, latency_between_nodes=1e-5)
     given = {
         "memory_bytes": 1_000_000_000,
         "memory_bandwidth": 1e9,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import run
+from command import run, spawn
 from models import DEEPSEEK_V3, FIVE, LLAMA, demand, write
 
 from porter.census import census
@@ -294,3 +294,19 @@ def test_planning_builds_no_graph_and_keeps_the_network(tmp_path: Path) -> None:
     before = [parameter.name for parameter in network.named_parameters()]
     assert demand_of(network) == demand(LLAMA)
     assert [parameter.name for parameter in network.named_parameters()] == before
+
+
+PROGRAM = """
+import sys
+from porter.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    loaded = {"torch", "transformers", "onnxruntime", "ray"} & set(sys.modules)
+    print("code", end.code or 0, *sorted(loaded))
+"""
+
+
+def test_planning_loads_no_runtime(v3: Path) -> None:
+    done = spawn("plan", v3, "--target", "nvidia-h100", program=PROGRAM)
+    assert done.out.splitlines()[-1] == "code 0"

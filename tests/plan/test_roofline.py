@@ -131,7 +131,7 @@ def test_stages_within_a_node_and_between_nodes() -> None:
 def test_a_token_goes_to_a_node_once() -> None:
     """16 groups in 2 nodes of 8, experts anywhere: to one other node at most, and on from there within it."""
     config = DEEPSEEK_V3 | {"n_group": 1, "topk_group": 1}
-    link = Link("wire", 1e11, 1, "switched", 8, 1e10, None, None)
+    link = Link("wire", 1e11, 1, "switched", 8, 1e10)
     card = machine(device(link=link, memory_bytes=10**12), config)
     wires = Roofline(Placed(demand(config), card.form, Split(1, 16, 1)), card).wires
     assert wires.reach.nodes < 1
@@ -154,7 +154,7 @@ def test_what_is_not_known_of_links_costs_nothing_and_is_told() -> None:
     assert line.step("decode", 1, WORK).wires == 0
     assert line.machine.fabric.missing(Split(2, 1, 1)) == ("link",)
     assert line.machine.fabric.missing(Split(1, 1, 1)) == ()
-    part = Link("wire", None, None, None, 4, None, None, None)
+    part = Link("wire", None, None, None, 4, None)
     missing = {"link.bandwidth", "link.between_nodes", "link.latency", "link.latency_between_nodes", "link.directions"}
     assert set(machine(device(link=part), LLAMA).fabric.missing(Split(8, 1, 1))) == missing
 

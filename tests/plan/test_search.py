@@ -50,7 +50,7 @@ def test_no_split_exceeds_its_bound(ask: Ask) -> None:
 
 def test_links_can_turn_the_answer() -> None:
     """With slow links the best by bound is not the best, so that more than one split is looked at, and not all."""
-    link = Link("wire", 1e11, 1, "switched", 4, 1e10, None, None)
+    link = Link("wire", 1e11, 1, "switched", 4, 1e10)
     fast = device(memory_bytes=10**11, memory_bandwidth=1e12, rates={"bfloat16": 1e15}, link=link)
     card = machine(fast, DEEPSEEK_V3)
     found = search(V3, card, 64, ASKS["as many as fit"])
