@@ -18,7 +18,7 @@ from porter.plan.traffic import bytes_per_token, exchanges_of_copies
 
 CONTEXTS = (1024, 4096, 16384, 65536, 131072)
 EACH = (1, 8, 32, 128, 512)  # sequences of a group and a stage
-MOST_CARDS = 4096
+MOST_CARDS = 1024
 LEFT_OUT = (
     "kernels reach the rate and the bandwidth that are stated",
     "every expert is as likely, so that no card waits for the one with most tokens",
