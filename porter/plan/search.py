@@ -142,8 +142,12 @@ def _room(line: Roofline, ask: Ask) -> int:
 
 
 def _bound(line: Roofline, ask: Ask) -> float:
-    """What a split cannot exceed; 0 where it does not fit."""
-    split, most = line.placed.split, _room(line, ask)
+    """What a split cannot exceed; 0 where it does not fit, or is late with a single sequence and links for nothing."""
+    split = line.placed.split
+    least = 1.0 if ask.batch is None else min(1.0, ask.batch / split.ep / split.pp)
+    if ask.slo and line.step("decode", least, ask.work, links=False).seconds * split.pp / ask.work.accepted > ask.slo:
+        return 0.0
+    most = _room(line, ask)
     sequences = most if ask.batch is None else ask.batch / split.ep
     if not most or sequences > most:
         return 0.0

@@ -18,6 +18,7 @@ ASKS = {
     "as many as fit": Ask(Work(4096, 4096)),
     "in time": Ask(Work(4096, 4096), slo=0.03),
     "few": Ask(Work(4096, 4096), batch=100),
+    "one, in time": Ask(Work(4096, 4096), batch=1, slo=0.02),
     "prefill": Ask(Work(4096, 2048), phase="prefill"),
     "long": Ask(Work(65536, 8192), slo=0.05),
     "ahead": Ask(Work(4096, 4096, accepted=1.7), slo=0.03),
