@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -97,41 +96,38 @@ def verify(
     memory: options.MEMORY = None,
     bisect: options.BISECT = None,
     replay: options.REPLAY = False,
+    files: options.REPORT = None,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
-    from porter import render
+    from porter import render, reports
     from porter import verify as story
     from porter.progress import progress
 
-    if replay:
-        _replay(port, against, as_json)
-    if against is None:
-        raise PorterError("Missing option '--against'", "`porter verify --help` lists what it takes")
+    reports.check_files(files or (), [folder for folder in (port, against) if folder])
     levels = story.LEVELS if level is options.Level.all else (str(level),)
     with progress(quiet=as_json) as watch:
-        report = story.verify(
-            port,
-            against,
-            levels=levels,
-            public_key=public_key,
-            tokens=tokens,
-            prompts=prompts,
-            layers=layers,
-            memory=memory,
-            bisect=bisect,
-            watch=watch,
-        )
-    render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
-    raise typer.Exit(report.exit_code)
-
-
-def _replay(folder: Path, against: Path | None, as_json: bool) -> NoReturn:
-    from porter import render
-    from porter.verify.replay import replay
-
-    report = replay(folder, against)
-    render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
+        if replay:
+            report = story.replay_block(port, against)
+        elif against is None:
+            raise PorterError("Missing option '--against'", "`porter verify --help` lists what it takes")
+        else:
+            report = story.verify(
+                port,
+                against,
+                levels=levels,
+                public_key=public_key,
+                tokens=tokens,
+                prompts=prompts,
+                layers=layers,
+                memory=memory,
+                bisect=bisect,
+                watch=watch,
+            )
+    document = report.to_json()
+    render.print_json(document) if as_json else render.print_parity(document)
+    reports.write_files(files or (), document)
+    render.print_commands(reports.annotations_for(files or (), document))
     raise typer.Exit(report.exit_code)
 
 
@@ -146,6 +142,50 @@ def inspect(
 
     result = story.inspect(path)
     render.print_json(result) if as_json else render.print_inspection(result)
+
+
+@app.command()
+def plan(
+    checkpoint: options.CONFIG,
+    target: options.TARGETS,
+    cards: options.CARDS = None,
+    tp: options.PLAN_TP = None,
+    ep: options.PLAN_EP = None,
+    pp: options.PLAN_PP = None,
+    dtype: options.PLAN_DTYPE = options.PlanDtype.auto,
+    cache_dtype: options.CACHE_DTYPE = options.PlanDtype.auto,
+    batch: options.BATCH = None,
+    context: options.CONTEXT = None,
+    prompt: options.PROMPT = None,
+    accepted: options.ACCEPTED = 1.0,
+    slo: options.SLO = None,
+    phase: options.PHASE = options.Phase.decode,
+    explain: options.EXPLAIN = False,
+    report: options.PAGE = None,
+    as_json: options.JSON = False,
+) -> None:
+    """Tell what a model would need and reach on each target: cards, split, bytes, tokens per second at most."""
+    from porter import plan as story
+    from porter import render, render_plan
+
+    result = story.plan(
+        checkpoint,
+        target.split(","),
+        cards=story.cards_of(cards),
+        split=story.split_of(tp, ep, pp),
+        dtype=dtype,
+        cache_dtype=cache_dtype,
+        batch=batch,
+        context=context,
+        prompt=prompt,
+        accepted=accepted,
+        slo=None if slo is None else slo / 1000,
+        phase=phase.value,
+        explained=explain,
+    )
+    if report is not None:
+        story.write_page(report, result)
+    render.print_json(result) if as_json else render_plan.print_plan(result)
 
 
 @app.command()

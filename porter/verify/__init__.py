@@ -57,6 +57,7 @@ def verify(
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
     if bisect is not None:
+        _check_installed("semantics")
         from porter.verify.replay import check_free
 
         check_free(bisect, levels)
@@ -91,6 +92,18 @@ def verify(
         slice=None if layers is None else tuple(stages.layers),
         located=ran.located,
     )
+
+
+def replay_block(folder: Path, against: Path | None = None) -> ParityReport:
+    """Runs a block that `bisect` saved, and says whether it is within its band; nothing but ONNX Runtime is needed.
+
+    Raises ParityError for a folder that holds none, is damaged, or is given together with a checkpoint.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ParityError("a replay needs onnxruntime", "pip install onnxruntime")
+    from porter.verify.replay import replay
+
+    return replay(folder, against)
 
 
 @dataclass(frozen=True)
@@ -140,9 +153,11 @@ def _run(
             notes.append(f"nothing fails, so no block was written to {bisect}")
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        others, asked = _measured(port, model, originals, measured, texts, watch)
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch)
         found += others
         notes += texts.notes if texts else ()
+        if "distribution" in levels and not stages.resident:
+            notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes), located)
 
 
@@ -203,6 +218,7 @@ def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str], list[Scenario]]:
     from porter.verify.own_weights import check_codes
+    from porter.verify.routing import Misfit
     from porter.verify.runs import open_run, open_stage
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort
@@ -227,7 +243,7 @@ def _semantics(
             match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
         else:
             match, greedy = sides.first_choices()
-    except BrokenPort as error:
+    except (BrokenPort, Misfit) as error:
         return Level("semantics", (*checks, _broken(error))), None, notes, []
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
@@ -248,18 +264,25 @@ def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: S
 
 
 def _measured(
-    port: Port, model: Model, originals: Originals, levels: Sequence[str], texts: Texts | None, watch: Watch
+    port: Port,
+    model: Model,
+    originals: Originals,
+    levels: Sequence[str],
+    tokens: int,
+    texts: Texts | None,
+    watch: Watch,
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
+    from porter.verify.routing import Misfit
     from porter.verify.session import BrokenPort
     from porter.verify.stories import reach
     from porter.verify.texts import bundled
 
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
-        return measure_levels(port, model, originals, levels, texts, _entries(model), watch)
-    except BrokenPort as error:
+        return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch)
+    except (BrokenPort, Misfit) as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 
 

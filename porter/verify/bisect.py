@@ -46,23 +46,23 @@ class Fault:
 @dataclass
 class _Search:
     """A story under search: of each call the mask over all places and the pieces that the port takes it in; and what
-    was found up to now, by the names of the values.
+    was found up to now, by layer and block.
     """
 
     story: Scenario
     masks: list[np.ndarray]
     pieces: list[list[Piece]]
-    errors: dict[str, ErrorAt] = field(default_factory=dict)
+    errors: dict[tuple[int | None, str], ErrorAt] = field(default_factory=dict)
 
     def note(self, tap: Tap, found: Judgement) -> None:
         """Keeps the error of a block where it is worst."""
         if tap.kind in ("mask", "choice"):
             return
-        place = self.story.name, tap.block, tap.value, tap.layer
+        place = self.story.name, tap.block, "" if tap.layer is None else str(tap.layer), tap.layer
         error = ErrorAt("semantics", *place, found.port, found.own, found.value, found.limit)
-        held = self.errors.setdefault(tap.value, error)
+        held = self.errors.setdefault((tap.layer, tap.block), error)
         if not error.ratio <= held.ratio:
-            self.errors[tap.value] = error
+            self.errors[tap.layer, tap.block] = error
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,8 @@ def test_the_verdict_says_where(another_epsilon: Path, deepseek: Path) -> None:
     figures = report["figures"]
     assert isinstance(figures, dict)
     errors = {error["place"]: error["ratio"] for error in figures["errors"] if error["quantity"] == "input_layernorm"}
-    assert errors[value] == found["ratio"]
+    assert errors["0"] == found["ratio"]
+    assert list(errors) == ["0", "1", "2"]
     text = run("verify", another_epsilon, "--against", deepseek, "--level", "semantics", "--tokens", 2).out
     assert f"first fault: layer 0, input_layernorm ({value} in model.onnx) in prefill: " in text
 
