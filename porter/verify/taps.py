@@ -17,7 +17,7 @@ import onnx_ir as ir
 from porter.dialect import CACHE_UPDATE, CACHE_WRITE
 from porter.verify.cut import CACHED, EMBEDDED
 from porter.verify.inner import Source
-from porter.verify.session import CHOSEN, PRESENT, WATCHED
+from porter.verify.session import CHOSEN, PAST, PRESENT, WATCHED
 
 Kind = Literal["values", "rotation", "entry", "cache", "mask", "choice"]
 
@@ -66,9 +66,9 @@ def _special(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
         if (found := re.fullmatch(CACHED, str(value.name))) and value.producer() is not None:
             layer = int(found[1])
             entry = entries[layer] = entries.get(layer, -1) + 1
-            new = list(_entry(graph, value, layer, entry, modules))
+            new = list(_entry(graph, str(value.name).replace(PRESENT, PAST), layer, entry, modules))
             block = "cache" if new else _block(str(getattr(value.producer(), "name", "")), modules)
-            yield from (*new, Tap(str(value.name), "cache", layer, block, entry=entry, rank=4))
+            yield from (*new, Tap(str(value.name), "cache", layer, block or "cache", entry=entry, rank=4))
     for value in _values(graph):
         name = str(value.name)
         if found := ROTATION.fullmatch(name):
@@ -87,16 +87,18 @@ def _special(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:
                 yield Tap(name, "mask", None, MASK.removesuffix("."), Source(layers[0], "mask"), rank=4)
 
 
-def _entry(graph: ir.Graph, cached: ir.Value, layer: int, entry: int, modules: Mapping[str, bool]) -> Iterator[Tap]:
+def _entry(graph: ir.Graph, past: str, layer: int, entry: int, modules: Mapping[str, bool]) -> Iterator[Tap]:
     """What new tokens bring into a cache: the one value that the nodes of its update read, but for the past."""
-    node = cached.producer()
-    if node is not None and (update := UPDATE.fullmatch(str(node.name))):
-        nodes = [node for node in graph if str(node.name).startswith(f"{update[1]}.")]
-        new = {str(v.name): v for node in nodes for v in node.inputs if v is not None and _enters(v, update[1])}
-        if len(new) == 1:
-            ((name, value),) = new.items()
-            block = _block(str(getattr(value.producer(), "name", "")), modules)
-            yield Tap(name, "entry", layer, block, entry=entry, rank=4)
+    readers = (str(node.name) for value in graph.inputs if value.name == past for node in _readers(value))
+    update = next((found[1] for name in readers if (found := UPDATE.fullmatch(name))), None)
+    if update is None:
+        return
+    nodes = [node for node in graph if str(node.name).startswith(f"{update}.")]
+    new = {str(v.name): v for node in nodes for v in node.inputs if v is not None and _enters(v, update)}
+    if len(new) == 1:
+        ((name, value),) = new.items()
+        block = _block(str(getattr(value.producer(), "name", "")), modules)
+        yield Tap(name, "entry", layer, block, entry=entry, rank=4)
 
 
 def _between(graph: ir.Graph, modules: Mapping[str, bool]) -> Iterator[Tap]:

@@ -15,9 +15,10 @@ import onnx
 import pytest
 import tiny
 from command import run, spawn
+from faults import BIAS, EXPERTS, scale_routed_experts_by_two_percent_less
+from faults import PLANTED as FAULTS
 from onnx import GraphProto
 from surgery import constants, graph_of, rewire, set_value, value_of, weight_of
-from test_planted_faults import BIAS, EXPERTS, FAULTS, scale_routed_experts_by_two_percent_less
 
 from porter.manifest import open_port
 from porter.model import understand
@@ -35,15 +36,33 @@ from porter.verify.stories import each_size, stories_of
 
 Place = tuple[int | None, str]  # layer and block
 
-PLANTED: dict[str, Place] = {  # in DeepSeek-V3, as test_planted_faults plants them
+PLACES: dict[str, Place] = {  # of what faults.py plants and the semantics level finds
     "two-experts-swapped": (1, "mlp.experts"),
+    "expert-missing": (1, "mlp.experts"),
     "correction-bias-zero": (2, "mlp.gate"),
     "correction-bias-dropped": (1, "mlp.gate"),
+    "weights-with-bias": (1, "mlp.gate"),
+    "group-limit-ignored": (1, "mlp.gate"),
+    "one-expert-fewer": (1, "mlp.gate"),
+    "weights-not-normalised": (1, "mlp.gate"),
     "routed-scaling-98-percent": (1, "mlp.gate"),
+    "shared-experts-missing": (1, "residual"),  # the sum reads the routed experts alone
     "yarn-without-mscale": (0, "self_attn"),
     "rope-frequency-0.1-percent": (None, "rotary_emb"),
+    "rope-not-interleaved": (0, "self_attn"),
+    "rope-scaling-dropped": (None, "rotary_emb"),
+    "positions-from-zero": (None, "rotary_emb"),
     "rms-epsilon-1e-5": (0, "input_layernorm"),
-    "group-limit-ignored": (1, "mlp.gate"),
+    "last-norm-missing": (None, "lm_head"),  # which reads what the norm should
+    "mask-off-by-one": (None, "mask"),
+    "padding-read": (None, "mask"),
+    "cache-in-front": (0, "cache"),
+    "cache-shifted": (1, "cache"),
+    "window-off-by-one": (None, "mask"),
+    "square-transposed": (1, "self_attn.q_proj"),
+    "key-heads-swapped": (1, "self_attn.k_proj"),
+    "bias-dropped": (1, "self_attn.q_proj"),
+    "output-not-tied": (None, "lm_head"),
 }
 
 
@@ -208,12 +227,29 @@ def block(saved: Path, tmp_path: Path) -> Path:
 # ------------------------------------------------------------------ where it is
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_every_planted_fault_is_located(fault: str, deepseek_port: Path, deepseek: Path, tmp_path: Path) -> None:
-    port = copy(deepseek_port, tmp_path)
-    FAULTS[fault].plant(port)
-    found = located(port, deepseek)
-    assert (found.layer, found.block) == PLANTED[fault]
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A checkpoint of a family's sample, written once."""
+    return cache(lambda family: tiny.write_sample(tmp_path_factory.mktemp("samples") / family, family))
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_planted_fault_is_located(name: str, sample: Callable[[str], Path], tmp_path: Path) -> None:
+    fault, port = FAULTS[name], tmp_path / "port"
+    checkpoint = source = sample(FAULTS[name].model)
+    if fault.config:
+        source = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps(config | fault.config))
+    convert(source, "onnxruntime-cpu", port)
+    fault.plant(port)
+    layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
+    found = located(port, checkpoint, whole(layers))
+    assert (found.layer, found.block) == PLACES[name]
+
+
+def test_no_planted_fault_is_forgotten() -> None:
+    assert set(PLACES) == {name for name, fault in FAULTS.items() if "semantics" in fault.wide}
 
 
 @pytest.mark.parametrize("fault", LATENT)
@@ -290,7 +326,7 @@ def test_in_a_model_that_is_read_in_parts(
     code, report = verify(port, deepseek, *memory, "--bisect", tmp_path / "block")
     found = report["located"]
     assert isinstance(found, dict)
-    assert (code, found["layer"], found["block"]) == (1, *PLANTED["two-experts-swapped"])
+    assert (code, found["layer"], found["block"]) == (1, *PLACES["two-experts-swapped"])
     assert run("verify", tmp_path / "block", "--replay").code == 1
 
 
