@@ -244,7 +244,7 @@ def _semantics(
         else:
             match, greedy = sides.first_choices()
     except (BrokenPort, Misfit) as error:
-        return Level("semantics", (*checks, _broken(error))), None, notes, []
+        return Level("semantics", (*checks, _broken(error))), None, notes, every
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
     failed = {check.name.partition(": ")[0] for check in checks if check.status == "fail"}

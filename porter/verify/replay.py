@@ -69,6 +69,8 @@ def judge(kind: str, port: np.ndarray, expected: np.ndarray, own: np.ndarray, co
     """
     if kind == "mask" and port.ndim < expected.ndim:  # a port may have it once for all sequences
         port = np.broadcast_to(port, np.broadcast_shapes(port.shape, expected.shape))
+    if kind == "choice" and port.shape[-1] != expected.shape[-1]:  # more experts, or fewer: all are others
+        return Judgement(int(np.broadcast_to(counted, (len(expected), 1)).sum()), 0)
     if port.shape != expected.shape:
         return Judgement(math.inf, LIMIT)
     picked = np.broadcast_to(counted, expected.shape)
