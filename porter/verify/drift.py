@@ -189,7 +189,8 @@ def _slope(path: Path, found: Readings) -> Check:
 
 
 def _error(path: Path, place: Place) -> ErrorAt:
+    scenario = f"{path.name}, around {place.position}"
     layer = int(place.entry.partition(".")[0]) if place.entry else None
     port, own = place.sides()
     ratio, limit = float(place.check.value), place.check.limit
-    return ErrorAt("distribution", path.name, place.quantity, place.name(), layer, port, own, ratio, limit)
+    return ErrorAt("distribution", scenario, place.quantity, place.entry, layer, port, own, ratio, limit)

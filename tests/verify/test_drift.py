@@ -97,12 +97,16 @@ def test_a_sound_port_does_not_drift(case: Case, tmp_path: Path) -> None:
 
 def test_errors_are_told_by_place(llama: Path, llama_port: Path) -> None:
     figures = report(llama_port, llama, "distribution")["figures"]["errors"]
-    mine = [entry for entry in figures if entry["scenario"] == "drift"]
-    cache = {entry["place"]: entry for entry in mine if entry["quantity"] == "cache"}
-    assert {"0.key@4", "2.value@4", "0.key@66"} <= set(cache)  # the opening's, too
-    assert cache["2.value@66"]["layer"] == 2
-    assert all(0 < entry["port"] < 1e-4 for entry in mine)
-    assert {entry["place"] for entry in mine if entry["quantity"] == "logits"} >= {"@10", "@66"}
+    found = {(entry["scenario"], entry["quantity"], entry["place"]): entry for entry in figures}
+    assert len(found) == len(figures)
+    places = {(scenario, place) for scenario, quantity, place in found if quantity == "cache"}
+    assert {("drift, around 4", "0.key"), ("drift, around 66", "2.value")} <= places  # the opening's, too
+    assert {scenario for scenario, quantity, _ in found if quantity == "logits"} >= {
+        "drift, around 10",
+        "drift, around 66",
+    }
+    assert found["drift, around 66", "cache", "2.value"]["layer"] == 2
+    assert all(0 < entry["port"] < 1e-4 for entry in figures)
 
 
 @pytest.mark.parametrize(
