@@ -86,7 +86,7 @@ class Drift:
             if len(path.cuts) > POINTS:
                 checks.append(_slope(path, self._found[path.name]))
             figures += Figures(
-                errors=tuple(_error(path, place) for place in found if place.quantity != "KL"),
+                errors=tuple(_error(path, place) for place in sorted(found, key=_at) if place.quantity != "KL"),
                 positions=tuple(
                     DivergenceAt(path.name, place.position, *place.sides()) for place in found if place.quantity == "KL"
                 ),
@@ -186,6 +186,10 @@ def _slope(path: Path, found: Readings) -> Check:
     logs = [np.log(side + FLOOR) for side in (pair.port, pair.own)]
     port, own = (np.stack([side[:, here].mean(axis=1) for here in tokens], axis=1) for side in logs)
     return judge_slope(f"{path.name}: KL slope", Pair(port, own), np.array(positions), SLOPE_LIMIT)
+
+
+def _at(place: Place) -> int:
+    return place.position
 
 
 def _error(path: Path, place: Place) -> ErrorAt:
