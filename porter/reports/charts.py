@@ -43,7 +43,8 @@ def value(told: float | str | None) -> float:
 
 def error_panels(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """The entries of one scenario by panel: each quantity, and each part of the cache. What belongs to no layer, such
-    as the logits, stands behind the last layer's output. Along positions, the layer that is worst at each stands for all.
+    as the logits, stands behind the last layer's output. Along positions, the layer that is worst at each stands for
+    all.
     """
     panels: dict[str, list[Entry]] = {}
     for entry in entries:
