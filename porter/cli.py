@@ -94,6 +94,8 @@ def verify(
     prompts: options.PROMPTS = None,
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
+    runtime: options.RUNTIME = None,
+    provider: options.PROVIDER = None,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
@@ -112,6 +114,8 @@ def verify(
             prompts=prompts,
             layers=layers,
             memory=memory,
+            runtime=runtime,
+            provider=provider,
             watch=watch,
         )
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())

@@ -127,6 +127,14 @@ MEMORY = Annotated[
     str | None,
     typer.Option(help="How much to use, as 6GB: a larger model is run layer by layer. Most of what is free."),
 ]
+RUNTIME = Annotated[
+    str | None,
+    typer.Option(metavar="COMMAND", help="Judge what this program on the device's host computes; docs/runtime.md."),
+]
+PROVIDER = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Judge what this execution provider of ONNX Runtime computes, not emulated."),
+]
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
 TARGET_NAME = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,9 +21,11 @@ from porter.package.plan import parse_size
 from porter.sign import Verifier
 from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
+from porter.verify.where import Where
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals
+    from porter.verify.runtime import Runtime
     from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
@@ -41,18 +44,22 @@ def verify(
     prompts: Path | None = None,
     layers: str | None = None,
     memory: str | None = None,
+    runtime: str | None = None,
+    provider: str | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
-    A file of `prompts` is read instead of those that come with porter.
+    A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
+    `provider` of ONNX Runtime runs the port as it is deployed: the levels that measure it then judge what that computed.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
+    levels, device, told = _where(Where(runtime, provider), levels, layers)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
@@ -69,8 +76,7 @@ def verify(
         found.append(Level(level.name, (*signed, *level.checks)))
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        harm = _unfit(port, model, run)
-        ran = Ran(tuple(harm), None, None) if harm else _run(port, model, against, stages, run, tokens, texts, watch)
+        ran = _run(port, model, against, stages, run, tokens, texts, watch, device)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -79,9 +85,10 @@ def verify(
         levels=(*found, *ran.levels),
         closeness=ran.closeness,
         seconds=time.monotonic() - begun,
-        notes=(*notes, *ran.notes),
+        notes=(*notes, *told, *ran.notes),
         prompts=ran.asked,
         slice=None if layers is None else tuple(stages.layers),
+        runtime=device.name if device else None,
     )
 
 
@@ -104,11 +111,14 @@ def _run(
     tokens: int,
     texts: Texts | None,
     watch: Watch,
+    device: Runtime | None,
 ) -> Ran:
     """Port and original side by side: semantics, then what is measured."""
     from porter.verify.original import Originals
     from porter.verify.own_weights import own_weights
 
+    if harm := _unfit(port, model, levels):
+        return Ran(tuple(harm), None, None)
     override = None if port.quantization is None else partial(own_weights, port, model)
     originals = Originals(against, override, stages)
     found: list[Level] = []
@@ -119,10 +129,22 @@ def _run(
         level, closeness, notes = _semantics(port, model, originals, tokens, watch)
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        others, asked = _measured(port, model, originals, measured, texts, watch)
+        with device or nullcontext():
+            others, asked = _measured(port, model, originals, measured, texts, watch, device)
         found += others
-        notes += texts.notes if texts else ()
+        notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
     return Ran(tuple(found), closeness, asked, tuple(notes))
+
+
+def _where(
+    where: Where, levels: Sequence[str], layers: str | None
+) -> tuple[Sequence[str], Runtime | None, list[str]]:
+    """The levels that can be had, what runs the port in the emulation's stead, and what the verdict says of both."""
+    if where.name is None:
+        return levels, None, []
+    levels, notes = where.levels(levels, layers)
+    _check_installed(levels[-1])
+    return levels, where.runtime(), notes
 
 
 def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stages, list[str]]:
@@ -224,7 +246,13 @@ def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: S
 
 
 def _measured(
-    port: Port, model: Model, originals: Originals, levels: Sequence[str], texts: Texts | None, watch: Watch
+    port: Port,
+    model: Model,
+    originals: Originals,
+    levels: Sequence[str],
+    texts: Texts | None,
+    watch: Watch,
+    device: Runtime | None,
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
@@ -234,7 +262,7 @@ def _measured(
 
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
-        return measure_levels(port, model, originals, levels, texts, _entries(model), watch)
+        return measure_levels(port, model, originals, levels, texts, _entries(model), watch, device)
     except BrokenPort as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 
