@@ -56,6 +56,8 @@ OPTIONS = {
         "--prompts": ("pathlib.Path | None", None),
         "--layers": ("str | None", None),
         "--memory": ("str | None", None),
+        "--runtime": ("str | None", None),
+        "--provider": ("str | None", None),
         JSON: ("bool", False),
     },
     "inspect": {"PATH": ("Path", MUST), JSON: ("bool", False)},

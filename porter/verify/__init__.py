@@ -52,7 +52,7 @@ def verify(
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
     A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
-    `provider` of ONNX Runtime runs the port as it is deployed: the levels that measure it then judge what that computed.
+    `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
@@ -136,9 +136,7 @@ def _run(
     return Ran(tuple(found), closeness, asked, tuple(notes))
 
 
-def _where(
-    where: Where, levels: Sequence[str], layers: str | None
-) -> tuple[Sequence[str], Runtime | None, list[str]]:
+def _where(where: Where, levels: Sequence[str], layers: str | None) -> tuple[Sequence[str], Runtime | None, list[str]]:
     """The levels that can be had, what runs the port in the emulation's stead, and what the verdict says of both."""
     if where.name is None:
         return levels, None, []

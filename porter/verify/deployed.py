@@ -23,7 +23,8 @@ class DeployedSession:
     def cache(self, batch: int, places: int) -> Arrays:
         """A cache of so many places with nothing in them."""
         shapes = {v.name: v.shape for v in self._graph.inputs if v.name.startswith(PAST) and v.shape is not None}
-        return {name: np.zeros([batch, s[1], places, s[3]], np.float32) for name, s in shapes.items()}
+        sizes = {name: [batch, int(shape[1]), places, int(shape[3])] for name, shape in shapes.items()}
+        return {name: np.zeros(size, np.float32) for name, size in sizes.items()}
 
     def run(
         self,

@@ -23,8 +23,8 @@ from typing import IO, Any
 import numpy as np
 
 from porter.errors import ParityError
-from porter.verify.runtime import Arrays, GraphFile, Runtime, Value
-from porter.verify.session import BrokenPort
+from porter.verify.runtime import GraphFile, Runtime, Value
+from porter.verify.session import Arrays, BrokenPort
 
 PROTOCOL = 1
 PATIENCE = 3600.0  # seconds for one answer: to load a large port on a device takes minutes
@@ -116,7 +116,7 @@ class Program(Runtime):
         """Who computed, and what could not be seen."""
         notes = [f"computed by {self._who or self.name}: {self._calls} calls, {self._seconds:.1f} s of its own"]
         if self._watched is False:
-            notes.append("it does not show which experts it chose: a token that was routed otherwise counts as an error")
+            notes.append("it does not show which experts it chose: a token that went elsewhere counts as an error")
         return notes
 
     def call(self, session: int, feed: Arrays) -> Path:
@@ -206,13 +206,12 @@ def _words(command: str) -> list[str]:
     except ValueError as error:
         raise ParityError(f"--runtime '{command}' is no command line: {error}", HINT) from None
     if not words or shutil.which(words[0]) is None:
-        raise ParityError(f"--runtime '{command}' names no program that can be run", "give its path: ./device.sh") from None
+        message = f"--runtime '{command}' names no program that can be run"
+        raise ParityError(message, "give its path, as ./device.sh or 'python3 device.py'")
     return words
 
 
-def _wrong(
-    inputs: tuple[Value, ...], outputs: tuple[Value, ...], feed: Arrays, found: Arrays
-) -> Iterator[str]:
+def _wrong(inputs: tuple[Value, ...], outputs: tuple[Value, ...], feed: Arrays, found: Arrays) -> Iterator[str]:
     """What is not as it was asked for."""
     names = {value.name for value in outputs}
     if names != found.keys():

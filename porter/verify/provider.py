@@ -10,8 +10,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from porter.errors import ParityError, known_names
-from porter.verify.runtime import Arrays, GraphFile, Runtime, Value
-from porter.verify.session import blaming_the_port
+from porter.verify.runtime import GraphFile, Runtime, Value
+from porter.verify.session import Arrays, blaming_the_port
 
 CPU = "CPUExecutionProvider"
 

@@ -159,9 +159,7 @@ class _Call:
         self._ids, self._positions, self._routes, self._scale, self._hidden = ids, positions, routes, scale, hidden
         self._found: dict[tuple[str, Any], np.ndarray] = {}
 
-    def take(
-        self, session: Session, group: np.ndarray, picked: np.ndarray, cache: Arrays, seen: np.ndarray
-    ) -> None:
+    def take(self, session: Session, group: np.ndarray, picked: np.ndarray, cache: Arrays, seen: np.ndarray) -> None:
         """Runs tokens picked [b, s] (columns of the rows in `group`), and puts what became of them in its place."""
         rows = group[:, None]
         positions = self._positions[rows, picked]

@@ -81,7 +81,9 @@ class Runtime(ABC):
         """Ready to open graphs."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(  # noqa: B027  # most have nothing to let go of
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         """Lets go of everything."""
 
     @abstractmethod
@@ -101,8 +103,8 @@ def graph_files(port: Port) -> dict[str, GraphFile]:
         products = tuple(port.folder.absolute() / product["file"] for product in made.get(path.name, []))
         with blaming_the_port("does not load"):
             watched, watching = _watching(path)
-        sides = (tuple(_value(value) for value in entry[side]) for side in ("inputs", "outputs"))
-        found[path.name] = GraphFile(path.absolute(), entry["phase"], *sides, products, watched, watching)
+        inputs, outputs = (tuple(_value(value) for value in entry[side]) for side in ("inputs", "outputs"))
+        found[path.name] = GraphFile(path.absolute(), entry["phase"], inputs, outputs, products, watched, watching)
     return found
 
 

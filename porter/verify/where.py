@@ -1,8 +1,8 @@
 """Where the port is run at the levels that measure it: here, emulated; or as it is deployed, by a program on the
 device's host or by a provider of ONNX Runtime.
 
-As it is deployed means the graph's own file, at its own dtype, on routes that it chooses itself. The weights level needs
-no device, and semantics, which widens the graph and forces its routes, cannot be had from one: it is left out.
+As it is deployed means the graph's own file, at its own dtype, on routes that it chooses itself. The weights level
+needs no device, and semantics, which widens the graph and forces its routes, cannot be had from one: it is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from porter.errors import ParityError
 if TYPE_CHECKING:
     from porter.verify.runtime import Runtime
 
-WITHOUT = "semantics was left out: it widens the graph and forces its routes, so it is run without --runtime or --provider"
+WITHOUT = "semantics was left out: it widens the graph and forces routes, which is done without --runtime or --provider"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Graph:
             kind = ONNX_TYPES[self.inputs[name]["dtype"]]
             feed[name] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, kind)
         results = self.session.run_with_ort_values([value["name"] for value in self.outputs], feed)
-        return {value["name"]: self.bits(value, found) for value, found in zip(self.outputs, results)}
+        return {value["name"]: self.bits(value, found) for value, found in zip(self.outputs, results, strict=True)}
 
     def bits(self, value, found):
         """ONNX Runtime gives NumPy no bfloat16, so its memory is read."""
