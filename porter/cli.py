@@ -96,19 +96,20 @@ def verify(
     memory: options.MEMORY = None,
     runtime: options.RUNTIME = None,
     provider: options.PROVIDER = None,
+    fresh: options.FRESH = False,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
-    from porter import render
-    from porter import verify as story
+    from porter import recorded, render
     from porter.progress import progress
 
-    levels = story.LEVELS if level is options.Level.all else (str(level),)
+    every = tuple(str(one) for one in options.Level if one is not options.Level.all)
     with progress(quiet=as_json) as watch:
-        report = story.verify(
+        document, code = recorded.verify(
             port,
             against,
-            levels=levels,
+            levels=every if level is options.Level.all else (str(level),),
+            fresh=fresh,
             public_key=public_key,
             tokens=tokens,
             prompts=prompts,
@@ -118,8 +119,8 @@ def verify(
             provider=provider,
             watch=watch,
         )
-    render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
-    raise typer.Exit(report.exit_code)
+    render.print_json(document) if as_json else render.print_parity(document)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -58,6 +58,7 @@ OPTIONS = {
         "--memory": ("str | None", None),
         "--runtime": ("str | None", None),
         "--provider": ("str | None", None),
+        "--fresh": ("bool", False),
         JSON: ("bool", False),
     },
     "inspect": {"PATH": ("Path", MUST), JSON: ("bool", False)},
