@@ -25,6 +25,9 @@ class Provider(Runtime):
         available = ort.get_available_providers()
         if name not in available:
             raise ParityError(f"ONNX Runtime {ort.__version__} has no '{name}' here", known_names(name, available))
+        if not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+            message = f"ONNX Runtime {ort.__version__} does not tell which nodes '{name}' takes"
+            raise ParityError(message, "take a newer one, or --runtime with samples/runtime/onnxruntime_program.py")
 
     def open(self, graph: GraphFile) -> ProviderGraph:
         """One graph. Raises ParityError where the provider does not start or takes no node of it."""

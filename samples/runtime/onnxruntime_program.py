@@ -12,6 +12,7 @@ line of JSON on stdin, its answer a line of JSON on stdout, and everything else 
 """
 
 import argparse
+import collections
 import ctypes
 import importlib
 import json
@@ -49,6 +50,15 @@ class Graph:
         self.inputs = {value["name"]: value for value in request["inputs"]}
         self.session = onnxruntime.InferenceSession(model, options, providers=providers)
 
+    def shares(self):
+        """How many nodes each provider took, where this ONNX Runtime tells it: what one does not take the CPU does."""
+        if not hasattr(self.session, "get_provider_graph_assignment_info"):
+            return ""
+        taken = collections.Counter()
+        for part in self.session.get_provider_graph_assignment_info():
+            taken[part.ep_name] += len(part.get_nodes())
+        return ", nodes " + ", ".join(f"{count} on {name}" for name, count in taken.most_common())
+
     def run(self, arrays):
         """Arrays in, arrays out, by their names and as they travel."""
         feed = {}
@@ -80,6 +90,7 @@ class Server:
         """Of a session, and the providers that are named beside them: a plug-in's devices stand in the options."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self.plugin:
             options.add_provider_for_devices(self.devices, {})
             return options, None
@@ -94,7 +105,7 @@ class Server:
         number = len(self.graphs) + 1
         self.graphs[number] = graph
         print(f"opened {request['graph']} as {number}", file=sys.stderr)
-        version = f"onnxruntime {onnxruntime.__version__}"
+        version = f"onnxruntime {onnxruntime.__version__}{graph.shares()}"
         return {"session": number, "device": self.provider, "version": version, "watched": bool(request["watched"])}
 
     def run(self, request):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from command import ROOT, Outcome, run
 from measured import checks, write
@@ -177,18 +181,43 @@ def feed(graph: GraphFile) -> dict[str, np.ndarray]:
     return {v.name: np.ones([sizes.get(d, d) for d in v.shape or ()], v.numpy) for v in graph.inputs}  # type: ignore[misc]
 
 
-def test_a_request_says_what_is_there_and_what_is_wanted(graph: GraphFile, tampered: Callable[[str], str]) -> None:
-    command = tampered("Server.answer = lambda self, request: {'ok': False, 'error': program.json.dumps(request)}")
-    with Program(command) as program, pytest.raises(BrokenPort) as refused:
-        program.open(graph)
-    said = str(refused.value)
-    for words in (
-        '"protocol": 1, "op": "open"',
-        f'"graph": "{graph.path}", "phase": "prefill and decode"',
-        '{"name": "input_ids", "dtype": "int64", "shape": ["batch", "sequence"]}',
-        '"products": [], "watched": null, "watch": []',
-    ):
-        assert words in said
+def test_requests_are_as_they_are_written_down(graph: GraphFile, tampered: Callable[[str], str]) -> None:
+    """In docs/runtime.md, where each is a block of JSON."""
+    written = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "runtime.md").read_text(), re.DOTALL)
+    requests = {request["op"]: request for request in map(json.loads, written) if "op" in request}
+    answers = [answer for answer in map(json.loads, written) if "ok" in answer]
+    echo = "{'ok': False, 'error': program.json.dumps(request)} if request['op'] == {0!r} else sound(self, request)"
+    made = {}
+    for op in ("open", "run"):
+        command = tampered(
+            "sound = Server.answer\nServer.answer = lambda self, request: " + echo.replace("{0!r}", f"'{op}'")
+        )
+        with Program(command) as program, pytest.raises(BrokenPort) as refused:
+            program.open(graph).run(feed(graph))
+        made[op] = json.loads(re.sub(r"^.*?(?={)", "", str(refused.value)))
+    assert {op: list(request) for op, request in made.items()} | {"close": ["op"]} == {
+        op: list(request) for op, request in requests.items()
+    }
+    assert made["open"]["graph"] == str(graph.path)
+    assert made["open"]["inputs"][0] == {"name": "input_ids", "dtype": "int64", "shape": ["batch", "sequence"]}
+    assert (made["open"]["products"], made["open"]["watched"], made["open"]["watch"]) == ([], None, [])
+    assert [list(answer) for answer in answers] == [
+        ["ok", "session", "device", "version", "watched"],
+        ["ok", "seconds"],
+    ]
+
+
+def test_a_port_with_experts_brings_a_graph_that_shows_them(routed: tuple[Path, Path]) -> None:
+    found = graph_files(open_port(routed[1]))["model.onnx"]
+    watching, deployed = onnx.load_from_string(found.watching), onnx.load(found.path, load_external_data=False)
+    names = [value.name for value in watching.graph.output]
+    assert names == [value.name for value in deployed.graph.output] + [value.name for value in found.watched]
+    assert [node.SerializeToString() for node in watching.graph.node] == [
+        node.SerializeToString() for node in deployed.graph.node
+    ]
+    with Program(COMMAND) as program:
+        results = program.open(found).run(feed(found))
+    assert {results[value.name].shape for value in found.watched} == {(2, 4)}
 
 
 def test_arrays_come_back(graph: GraphFile) -> None:
@@ -236,6 +265,14 @@ def test_what_numpy_has_not_travels_as_unsigned_integers() -> None:
 
 
 # ------------------------------------------------------------------------------ what is refused
+
+
+def test_a_runtime_that_does_not_say_who_took_what_is_refused(
+    dense: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+    refusal = verify(dense, "--provider", "CPUExecutionProvider").refusal()
+    assert "onnxruntime_program.py" in refusal
 
 
 @pytest.mark.parametrize(
