@@ -129,6 +129,9 @@ class Emulated:
     def get_providers(self):
         return ["CPUExecutionProvider"]
 
+    def shares(self):
+        return ""
+
     def run(self, arrays):
         wide = {n: a.view(bfloat16).astype("float32") if a.dtype == "uint16" else a for n, a in arrays.items()}
         found = self.port.run(wide, None, 1.0)
