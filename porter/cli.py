@@ -94,15 +94,17 @@ def verify(
     prompts: options.PROMPTS = None,
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
+    files: options.REPORT = None,
     runtime: options.RUNTIME = None,
     provider: options.PROVIDER = None,
     fresh: options.FRESH = False,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
-    from porter import recorded, render
+    from porter import recorded, render, reports
     from porter.progress import progress
 
+    reports.check_files(files or (), (port, against))
     every = tuple(str(one) for one in options.Level if one is not options.Level.all)
     with progress(quiet=as_json) as watch:
         document, code = recorded.verify(
@@ -120,6 +122,8 @@ def verify(
             watch=watch,
         )
     render.print_json(document) if as_json else render.print_parity(document)
+    reports.write_files(files or (), document)
+    render.print_commands(reports.annotations_for(files or (), document))
     raise typer.Exit(code)
 
 

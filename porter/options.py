@@ -127,6 +127,15 @@ MEMORY = Annotated[
     str | None,
     typer.Option(help="How much to use, as 6GB: a larger model is run layer by layer. Most of what is free."),
 ]
+REPORT = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Also write the verdict into a file, as its suffix says: .json, .xml (JUnit), .sarif, .md or .html. "
+        "May be given several times.",
+    ),
+]
 RUNTIME = Annotated[
     str | None,
     typer.Option(metavar="COMMAND", help="Judge what this program on the device's host computes; docs/runtime.md."),

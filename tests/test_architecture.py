@@ -25,6 +25,7 @@ FLOORS = """
 5  progress
 5  render_targets
 5  render
+5  reports
 4  recorded
 4  inspect verify
 4  catalogue compilation coverage port

@@ -56,6 +56,7 @@ OPTIONS = {
         "--prompts": ("pathlib.Path | None", None),
         "--layers": ("str | None", None),
         "--memory": ("str | None", None),
+        "--report": ("list[pathlib.Path] | None", None),
         "--runtime": ("str | None", None),
         "--provider": ("str | None", None),
         "--fresh": ("bool", False),
