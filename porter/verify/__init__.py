@@ -129,10 +129,11 @@ def _run(
         level, closeness, notes = _semantics(port, model, originals, tokens, watch)
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        with device or nullcontext():
-            others, asked = _measured(port, model, originals, measured, texts, watch, device)
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device)
         found += others
         notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
+        if "distribution" in levels and not stages.resident:
+            notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes))
 
 
@@ -248,6 +249,7 @@ def _measured(
     model: Model,
     originals: Originals,
     levels: Sequence[str],
+    tokens: int,
     texts: Texts | None,
     watch: Watch,
     device: Runtime | None,
@@ -260,7 +262,8 @@ def _measured(
 
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
-        return measure_levels(port, model, originals, levels, texts, _entries(model), watch, device)
+        with device or nullcontext():
+            return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch, device)
     except BrokenPort as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 

@@ -13,6 +13,7 @@ from porter.model import Model
 from porter.verify.benchmark import Benchmark, Parties, ToEntries, add_prompts
 from porter.verify.deployed import open_deployed
 from porter.verify.distribution import check_distribution
+from porter.verify.drift import Drift
 from porter.verify.dtype import check_dtype
 from porter.verify.elementwise import RULES
 from porter.verify.original import Originals
@@ -35,19 +36,21 @@ def measure_levels(
     model: Model,
     originals: Originals,
     levels: Sequence[str],
+    tokens: int,
     texts: Texts | None,
     to_entries: ToEntries,
     watch: story.Watch,
     runtime: Runtime | None = None,
 ) -> tuple[list[Level], Asked]:
-    """The levels of these names, and what was asked; without texts the original writes them. With a runtime that runs
-    the port as it is deployed, else it is emulated.
+    """The levels of these names, and what was asked; without texts the original writes them. To tell of drift, so many
+    `tokens` at least are decoded, where the model is resident. With a runtime that runs the port as it is deployed,
+    else it is emulated.
 
     Raises BrokenPort where the port does not load or run.
     """
     watch(f"loading port and original in {port.dtype}")
     free = _open(port, model, originals, runtime)
-    found, parties = Benchmark(RULES[port.dtype]), None
+    found, parties, drift = Benchmark(RULES[port.dtype]), None, None
     asked: list[np.ndarray] = []
     decided: list[Level] = []
     for prompts in _helpings(originals, texts, reach(port, model), watch):
@@ -56,6 +59,11 @@ def measure_levels(
         parties = parties or _parties(port, model, originals, to_entries, free, routed=routed)
         add_prompts(found, prompts, parties)
         decided = [DECIDERS[name](found, port.dtype) for name in levels]
+        if "distribution" in levels and originals.stages.resident:
+            watch("decoding token by token on both sides")
+            drift = drift or Drift(port, model, tokens, parties)
+            drift.add(prompts)
+            decided = [drift.added_to(lv, port.dtype) if lv.name == "distribution" else lv for lv in decided]
         if not any(level.open for level in decided):
             break
     return decided, _asked(texts, asked)

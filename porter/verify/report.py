@@ -98,14 +98,31 @@ class ExpertLoad:
 
 
 @dataclass(frozen=True)
+class DivergenceAt:
+    """Mean KL in nats around a position of texts that were decoded token by token, port beside original, both against
+    float64.
+    """
+
+    scenario: str
+    position: int
+    port: float
+    original: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, or their names where JSON has none."""
+        return {**vars(self), "port": _named(self.port), "original": _named(self.original)}
+
+
+@dataclass(frozen=True)
 class Figures:
     """What a chart is drawn of."""
 
     errors: tuple[ErrorAt, ...] = ()
     experts: tuple[ExpertLoad, ...] = ()
+    positions: tuple[DivergenceAt, ...] = ()
 
     def __add__(self, other: Figures) -> Figures:
-        return Figures(self.errors + other.errors, self.experts + other.experts)
+        return Figures(self.errors + other.errors, self.experts + other.experts, self.positions + other.positions)
 
     def to_json(self) -> dict[str, Any]:
         """A list of each kind."""
