@@ -24,7 +24,7 @@ from porter.digests import Digests, cache_folder, read_object, write_object
 from porter.package.files import CHECKPOINT, MANIFEST, PARTS, SIGNATURE, to_json
 
 COMPUTING = ("numpy", "onnx", "onnx-ir", "onnxruntime", "tokenizers", "torch", "transformers")
-UNRECORDED = ("provider", "public_key", "runtime")  # options that depend on what is not in a file
+UNRECORDED = ("provider", "public_key", "runtime")  # options whose answer depends on what is in no file
 READ = (".json", ".safetensors")  # all that a verification reads of a checkpoint
 FORM = 1  # of a record
 
@@ -56,7 +56,7 @@ def verify(
     watch("taking digests")
     digests = Digests(cache_folder())
     subject, record = _subject(digests, port, against), None
-    if subject is not None and not any(options.get(name) for name in UNRECORDED):
+    if subject is not None and _recordable(options):
         record = cache_folder() / "verdicts" / f"{_key(digests, subject, levels, options)}.json"
     if record is not None and not fresh and (found := _found(record)):
         where = {"port": str(port), "against": str(against), "seconds": round(time.monotonic() - begun, 3)}
@@ -87,6 +87,12 @@ def _version(name: str) -> str | None:
     return f"{others[0]} {metadata.version(others[0])}" if others else None
 
 
+def _recordable(options: Mapping[str, Any]) -> bool:
+    """A path that is no file is one that is to be written, which an answer from a record would not do."""
+    paths = [value for value in options.values() if isinstance(value, Path)]
+    return not any(options.get(name) for name in UNRECORDED) and all(path.is_file() for path in paths)
+
+
 def _found(record: Path) -> dict[str, Any] | None:
     """A record that can be answered from, its document with the time that it is from."""
     found = read_object(record)
@@ -99,14 +105,13 @@ def _found(record: Path) -> dict[str, Any] | None:
 
 def _key(digests: Digests, subject: Subject, levels: Sequence[str], options: Mapping[str, Any]) -> str:
     """One number for everything that a verdict depends on."""
-    files = [value for value in options.values() if isinstance(value, Path) and value.is_file()]
-    contents = digests.of(files)
+    contents = digests.of(value for value in options.values() if isinstance(value, Path))
     material = {
         "form": FORM,
         "port": subject.port,
         "checkpoint": subject.checkpoint,
         "levels": list(levels),
-        "options": {n: [v.suffix, contents.get(v)] if isinstance(v, Path) else v for n, v in options.items()},
+        "options": {n: [v.suffix, contents[v]] if isinstance(v, Path) else v for n, v in options.items()},
         "versions": versions(),
         "code": _code(),
         "machine": platform.machine(),

@@ -192,6 +192,14 @@ def test_what_lies_in_no_file_is_found_out_each_time(
     assert len(asked) == 2
 
 
+def test_what_is_to_be_written_is_written_each_time(
+    pair: tuple[Path, Path], asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        document, _ = recorded.verify(pair[1], pair[0], levels=("weights",), somewhere=tmp_path / "new")
+        assert document["recorded"] is None
+
+
 def test_what_changes_under_a_verification_is_not_recorded(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

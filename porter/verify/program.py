@@ -29,7 +29,7 @@ from porter.verify.session import Arrays, BrokenPort
 PROTOCOL = 1
 PATIENCE = 3600.0  # seconds for one answer: to load a large port on a device takes minutes
 FAREWELL = 10.0  # seconds to end by itself
-LAST = 5  # lines of its log that are told
+LAST, WIDTH = 5, 300  # lines of its log that are told, and how much of each
 HINT = "docs/runtime.md has the protocol, samples/runtime programs that keep it"
 
 
@@ -157,7 +157,7 @@ class Program(Runtime):
     def broken(self, what: str) -> ParityError:
         """What it did wrong, with the end of its log."""
         self._readers[1].join(timeout=0.5)  # what it wrote last may be on its way
-        log = " | ".join(list(self._log))
+        log = " | ".join(line[:WIDTH] for line in self._log)
         return ParityError(f"--runtime '{self.name}' {what}" + (f"; its log ends: {log}" if log else ""), HINT)
 
     def _listen(self, stdout: IO[str]) -> None:

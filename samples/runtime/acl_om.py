@@ -37,10 +37,14 @@ def travels(dtype):
     return numpy.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
+class AclError(Exception):
+    """The device refuses. Anything else is a mistake of this program, or of its surroundings."""
+
+
 def done(what, status):
     """Nothing, where a call went well."""
     if status != 0:
-        raise RuntimeError(f"acl.{what} gave {status}: its meaning is in CANN's list of acl errors")
+        raise AclError(f"acl.{what} gave {status}: its meaning is in CANN's list of acl errors")
 
 
 def had(what, pair):
@@ -199,10 +203,9 @@ class Server:
     def answer(self, request):
         """What goes wrong with the port is an answer, too: `ok` is false, and `error` says why."""
         try:
-            found = {"open": self.open, "run": self.run}[request["op"]](request)
-            return {"ok": True, **found}
-        except Exception as error:
-            return {"ok": False, "error": str(error).splitlines()[0] if str(error) else type(error).__name__}
+            return {"ok": True, **{"open": self.open, "run": self.run}[request["op"]](request)}
+        except AclError as error:
+            return {"ok": False, "error": str(error)}
 
 
 def main():

@@ -13,6 +13,7 @@ line of JSON on stdin, its answer a line of JSON on stdout, and everything else 
 
 import argparse
 import collections
+import contextlib
 import ctypes
 import importlib
 import json
@@ -29,6 +30,19 @@ ONNX_TYPES = {
     "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9,
     "float16": 10, "float64": 11, "uint32": 12, "uint64": 13, "bfloat16": 16,
 }  # fmt: skip
+
+
+class PortFault(Exception):
+    """The port does not load or run here. Anything else is a mistake of this program, or of its surroundings."""
+
+
+@contextlib.contextmanager
+def blaming_the_port():
+    """Whatever ONNX Runtime raises, its first line."""
+    try:
+        yield
+    except Exception as error:
+        raise PortFault(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 
 def travels(dtype):
@@ -48,7 +62,8 @@ class Graph:
             model = pathlib.Path(request["watched"]).read_bytes()
             self.outputs = self.outputs + request["watch"]
         self.inputs = {value["name"]: value for value in request["inputs"]}
-        self.session = onnxruntime.InferenceSession(model, options, providers=providers)
+        with blaming_the_port():
+            self.session = onnxruntime.InferenceSession(model, options, providers=providers)
 
     def shares(self):
         """How many nodes each provider took, where this ONNX Runtime tells it: what one does not take the CPU does."""
@@ -65,7 +80,8 @@ class Graph:
         for name, array in arrays.items():
             kind = ONNX_TYPES[self.inputs[name]["dtype"]]
             feed[name] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, kind)
-        results = self.session.run_with_ort_values([value["name"] for value in self.outputs], feed)
+        with blaming_the_port():
+            results = self.session.run_with_ort_values([value["name"] for value in self.outputs], feed)
         return {value["name"]: self.bits(value, found) for value, found in zip(self.outputs, results, strict=True)}
 
     def bits(self, value, found):
@@ -120,10 +136,9 @@ class Server:
     def answer(self, request):
         """What goes wrong with the port is an answer, too: `ok` is false, and `error` says why."""
         try:
-            found = {"open": self.open, "run": self.run}[request["op"]](request)
-            return {"ok": True, **found}
-        except Exception as error:
-            return {"ok": False, "error": str(error).splitlines()[0] if str(error) else type(error).__name__}
+            return {"ok": True, **{"open": self.open, "run": self.run}[request["op"]](request)}
+        except PortFault as fault:
+            return {"ok": False, "error": str(fault)}
 
 
 def main():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -170,7 +172,7 @@ def test_bfloat16_travels_as_its_bits(tmp_path: Path, tampered: Callable[[str], 
     [
         ("Graph.run = lambda self, a: (r := sound(self, a)) | {'logits': r['logits'] * numpy.float16(1.01)}", "logits"),
         ("Graph.run = lambda self, a: {n: x * numpy.float16('nan') for n, x in sound(self, a).items()}", "values not"),
-        ("Server.open = lambda self, request: {}[request['graph']]", "calls that the port fails"),
+        ("Graph.run = lambda self, a: sound(self, {n: x[:0] for n, x in a.items()})", "calls that the port fails"),
     ],
 )
 def test_wrong_numbers_fail(code: str, named: str, dense: tuple[Path, Path], tampered: Callable[[str], str]) -> None:
@@ -247,6 +249,7 @@ def test_arrays_come_back(graph: GraphFile) -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
+        ("Server.open = lambda self, request: {}['graph']", "its log ends: "),
         ("sys.exit('no device here')", "ended with 1 where 'open' was to be answered; its log ends: no device here"),
         ("Server.run = lambda self, request: sys.exit(7)", "ended with 7 where 'run' was to be answered"),
         ("print('loading the driver', flush=True)", "wrote 'loading the driver' to stdout, which is no answer"),
@@ -275,6 +278,25 @@ def test_a_broken_program_is_told_what_it_did(
 def test_what_numpy_has_not_travels_as_unsigned_integers() -> None:
     kinds = {kind: str(Value("", kind, None).travels) for kind in ("float32", "float16", "bfloat16", "float8e4m3fn")}
     assert kinds == {"float32": "float32", "float16": "float16", "bfloat16": "uint16", "float8e4m3fn": "uint8"}
+
+
+def test_a_plug_in_is_registered_by_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ONNX Runtime's manual has it, and without one at hand."""
+    (tmp_path / "some_plug_in.py").write_text("def get_library_path():\n    return 'a library'\n")
+    for folder in (tmp_path, SAMPLE.parent):
+        monkeypatch.syspath_prepend(str(folder))
+    program = importlib.import_module("onnxruntime_program")
+    registered, asked = [], []
+    devices = [SimpleNamespace(ep_name=name) for name in ("CPUExecutionProvider", "SomeProvider")]
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda *given: registered.append(given))
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: devices)
+    options = SimpleNamespace(
+        add_provider_for_devices=lambda *given: asked.append(given), add_session_config_entry=lambda *given: None
+    )
+    monkeypatch.setattr(onnxruntime, "SessionOptions", lambda: options)
+    assert program.Server("SomeProvider", "some_plug_in").options() == (options, None)
+    assert registered == [("SomeProvider", "a library")]
+    assert asked == [(devices[1:], {})]
 
 
 # ------------------------------------------------------------------------------ what is refused
