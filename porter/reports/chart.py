@@ -108,7 +108,6 @@ def drawing(title: str, words: str, *marks: str, width: float = WIDTH, height: f
     return tag(
         "svg",
         tag("title", title),
-        tag("desc", words),
         *marks,
         viewBox=f"0 0 {width:g} {height:g}",
         role="img",

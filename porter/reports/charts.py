@@ -27,6 +27,7 @@ from porter.reports.document import number
 from porter.reports.markup import Markup, joined, tag
 
 BASE = HEIGHT - BOTTOM
+NAME = 44.0  # the width of a column with a name below it
 MOST = 150  # points of a line; of more, the largest of some that follow one another
 SIDES = ("port", "original")
 Entry = Mapping[str, Any]
@@ -59,10 +60,9 @@ def error_chart(name: str, entries: Sequence[Entry]) -> Markup:
     """A column for each layer: the band that is allowed, the original's error in it, and the port's."""
     tops = [value(e["port"]) for e in entries] + [allowed(e) for e in entries]
     y = log_axis([*tops, *(value(e["original"]) for e in entries)], BASE, TOP)
-    step = (WIDTH - RIGHT - LEFT) / len(entries)
-    places = [LEFT + step * (n + 0.5) for n in range(len(entries))]
-    half = min(step * 0.42, 20.0)
-    marks = [_band(x, half, e, y) for x, e in zip(places, entries, strict=True)]
+    columns = _columns([e["layer"] is not None for e in entries])
+    places = [x for x, _ in columns]
+    marks = [_band(x, min(width * 0.42, 20.0), e, y) for (x, width), e in zip(columns, entries, strict=True)]
     layers = [n for n, e in enumerate(entries) if e["layer"] is not None]
     path = [(places[n], y.at(_shown(entries[n], y))) for n in layers]
     dots = [dot(x, y.at(_shown(e, y)), kind_of(e)) for x, e in zip(places, entries, strict=True)]
@@ -70,6 +70,15 @@ def error_chart(name: str, entries: Sequence[Entry]) -> Markup:
     labels = [*numbers, *(e["quantity"] for e in entries if e["layer"] is None)]
     axes = frame(list(zip(places, labels, strict=True)), y, "layer", "root mean square error")
     return drawing(f"error of {name}", error_words(entries), axes, *marks, line(path, "port"), *dots)
+
+
+def _columns(of_layers: Sequence[bool]) -> list[tuple[float, float]]:
+    """Middle and width of each: what is of no layer has room for its name, the layers share what is left."""
+    room, alone = WIDTH - RIGHT - LEFT, of_layers.count(False)
+    slot = NAME if any(of_layers) else room / alone
+    share = (room - slot * alone) / max(len(of_layers) - alone, 1)
+    widths = [share if layer else slot for layer in of_layers]
+    return [(LEFT + sum(widths[:n]) + width / 2, width) for n, width in enumerate(widths)]
 
 
 def _band(x: float, half: float, entry: Entry, y: Axis) -> Markup:

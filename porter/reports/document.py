@@ -94,7 +94,7 @@ def located(document: Mapping[str, Any]) -> str:
     if not place:
         return ""
     where = f"layer {place['layer']}" if place["layer"] is not None else ""
-    where = ", ".join(filter(None, (where, place["block"] or "")))
+    where = ", ".join(filter(None, (where, place["block"]))) or f"the {place['quantity']}"
     error = (
         f"{place['quantity']} {number(place['ratio'])} times the original's own error, limit {number(place['limit'])}"
     )
@@ -113,10 +113,10 @@ def other_dtype(document: Mapping[str, Any]) -> str:
 
 
 def number(value: float | str | None) -> str:
-    """Three digits, or whole as it is; a number that JSON has not comes with its name."""
+    """Three digits, or all before the point; a number that JSON has not comes with its name."""
     if value is None or isinstance(value, str):
         return value or ""
-    return f"{value:d}" if isinstance(value, int) else f"{value:.3g}"
+    return f"{value:.0f}" if isinstance(value, int) or 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def interval(check: Mapping[str, Any]) -> str:

@@ -32,6 +32,11 @@ def pages(deepseek: Path, deepseek_port: Path, tmp_path_factory: pytest.TempPath
     document["figures"]["positions"] = [
         {"scenario": "decode", "position": n, "port": 2e-6 * (n + 1), "original": 1e-6} for n in range(900)
     ]
+    document["figures"]["errors"] += [
+        {**entry, "scenario": "deep", "place": str(n), "layer": n}
+        for entry in document["figures"]["errors"][:1]
+        for n in range(61)
+    ] + [document["figures"]["errors"][-1] | {"scenario": "deep"}]
     loads = [{"layer": n, "port": list(range(256)), "original": list(range(256, 0, -1))} for n in range(12)]
     document["figures"]["experts"] = loads
     found["failed"].write_bytes(to_html(document))

@@ -98,7 +98,7 @@ def test_each_chart_says_in_words_what_it_shows() -> None:
     charts_of = [given for name, given in Page(to_html(document)).elements if name == "svg" and "role" in given]
     labels = [str(given["aria-label"]) for given in charts_of]
     assert (
-        "error of layers: 1 beyond: layer 1; the largest is 5e+04 times the original's, at layer 1, limit 10" in labels
+        "error of layers: 1 beyond: layer 1; the largest is 50000 times the original's, at layer 1, limit 10" in labels
     )
     assert (
         "error of cache key: all within their limits; the largest is 1 times the original's, at layer 0, limit 10"
@@ -151,7 +151,7 @@ def test_the_band_and_the_mark_of_an_error(given: dict[str, Any], kind: str, all
     drawn = charts.error_chart("layers", [given])
     assert f'class="{kind}"' in drawn
     assert ('class="band"' in drawn) == (given["limit"] is not None)
-    assert not re.search(r"nan|inf[^i]", drawn.split("</desc>")[1])  # no coordinate is no number
+    assert not re.search(r"nan|inf[^i]", drawn.split("</title>")[1])  # no coordinate is no number
 
 
 def test_logits_stand_behind_the_last_layer() -> None:
