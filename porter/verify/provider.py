@@ -42,7 +42,7 @@ class Provider(Runtime):
         if self._provider not in session.get_providers():
             message = f"{self._provider} did not start: ONNX Runtime fell back on {session.get_providers()[0]}"
             raise ParityError(message, "its libraries and its driver must be installed; ONNX Runtime's log says more")
-        taken = Counter({part.ep_name: 0 for part in session.get_provider_graph_assignment_info()})
+        taken = Counter[str]()
         for part in session.get_provider_graph_assignment_info():
             taken[part.ep_name] += len(part.get_nodes())
         if not taken[self._provider]:

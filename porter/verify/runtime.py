@@ -34,8 +34,7 @@ class Value:
     @property
     def numpy(self) -> np.dtype[Any]:
         """Of arrays that hold it; narrow floats that NumPy lacks are those of ml_dtypes."""
-        names = {"float32": "FLOAT", "float64": "DOUBLE"}
-        return ir.DataType[names.get(self.dtype, self.dtype.upper())].numpy()
+        return ir.DataType["FLOAT" if self.dtype == "float32" else self.dtype.upper()].numpy()
 
     @property
     def travels(self) -> np.dtype[Any]:

@@ -302,6 +302,15 @@ def test_a_plug_in_is_registered_by_its_package(tmp_path: Path, monkeypatch: pyt
 # ------------------------------------------------------------------------------ what is refused
 
 
+def test_a_provider_that_gives_way_to_another_is_refused(
+    dense: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX Runtime does without an error where a library of the vendor's is missing."""
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda session: ["CPUExecutionProvider"])
+    refusal = verify(dense, "--provider", "AzureExecutionProvider").refusal()
+    assert "AzureExecutionProvider did not start: ONNX Runtime fell back on CPUExecutionProvider" in refusal
+
+
 def test_a_runtime_that_does_not_say_who_took_what_is_refused(
     dense: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
