@@ -19,7 +19,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from porter.errors import PortError
 from porter.manifest import Port
+from porter.package.files import MANIFEST
 from porter.verify.session import CHOSEN, Arrays, blaming_the_port
 
 
@@ -95,20 +97,33 @@ class Runtime(ABC):
 
 
 def graph_files(port: Port) -> dict[str, GraphFile]:
-    """The graphs of a port by their files' names. Raises BrokenPort where one cannot be read."""
-    made = {step["graph"]: step["products"] for step in port.manifest.get("compiled", [])}
-    found = {}
-    for path, entry in zip(port.graphs, port.manifest["graphs"], strict=True):
-        products = tuple(port.folder.absolute() / product["file"] for product in made.get(path.name, []))
-        with blaming_the_port("does not load"):
-            watched, watching = _watching(path)
-        inputs, outputs = (tuple(_value(value) for value in entry[side]) for side in ("inputs", "outputs"))
-        found[path.name] = GraphFile(path.absolute(), entry["phase"], inputs, outputs, products, watched, watching)
-    return found
+    """The graphs of a port by their files' names.
+
+    Raises BrokenPort where one cannot be read, PortError where porter.json does not say what they take and give.
+    """
+    try:
+        described = {path: _described(port, path, n) for n, path in enumerate(port.graphs)}
+    except (LookupError, TypeError, AttributeError) as error:
+        message = f"'{port.folder / MANIFEST}' is damaged: of its graphs {error} is missing or makes no sense"
+        raise PortError(message, "convert the checkpoint again") from None
+    with blaming_the_port("does not load"):
+        return {path.name: GraphFile(path.absolute(), *about, *_watching(path)) for path, about in described.items()}
+
+
+def _described(
+    port: Port, path: Path, number: int
+) -> tuple[str, tuple[Value, ...], tuple[Value, ...], tuple[Path, ...]]:
+    """What porter.json says of a graph: phase, inputs, outputs, and what it was compiled into."""
+    entry = port.manifest["graphs"][number]
+    steps = [step for step in port.manifest.get("compiled", []) if step["graph"] == path.name]
+    made = {product["file"] for step in steps for product in step["products"]}
+    listed = [str(file["file"]) for file in port.manifest["files"] if file["file"] in made]
+    inputs, outputs = (tuple(_value(value) for value in entry[side]) for side in ("inputs", "outputs"))
+    return str(entry["phase"]), inputs, outputs, tuple(port.folder.absolute() / name for name in listed)
 
 
 def _value(entry: Mapping[str, Any]) -> Value:
-    return Value(entry["name"], entry["dtype"], tuple(entry["shape"]))
+    return Value(str(entry["name"]), str(entry["dtype"]), tuple(entry["shape"]))
 
 
 def _watching(path: Path) -> tuple[tuple[Value, ...], bytes]:

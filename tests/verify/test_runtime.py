@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -300,6 +301,15 @@ def test_a_plug_in_is_registered_by_its_package(tmp_path: Path, monkeypatch: pyt
 
 
 # ------------------------------------------------------------------------------ what is refused
+
+
+def test_a_manifest_that_does_not_describe_its_graphs_is_refused(dense: tuple[Path, Path], tmp_path: Path) -> None:
+    port = Path(shutil.copytree(dense[1], tmp_path / "port"))
+    manifest = json.loads((port / "porter.json").read_text())
+    del manifest["graphs"][0]["inputs"][0]["dtype"]
+    (port / "porter.json").write_text(json.dumps(manifest))
+    refusal = verify((dense[0], port), "--provider", "CPUExecutionProvider").refusal()
+    assert "of its graphs 'dtype' is missing" in refusal
 
 
 def test_a_provider_that_gives_way_to_another_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -52,11 +53,15 @@ def test_it_runs_what_the_compiler_made(llama_port: Path, tmp_path: Path) -> Non
     with Program(COMMAND) as program, pytest.raises(ParityError, match=r"model.onnx was not compiled: run porter"):
         program.open(graph_files(open_port(port))["model.onnx"])
     manifest = json.loads((port / "porter.json").read_text())
-    manifest["compiled"] = [{"graph": "model.onnx", "products": [{"file": "another.om"}]}]
+    product = {"file": "another.om", "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    manifest["compiled"] = [{"graph": "model.onnx", "products": [product]}]  # as `porter compile` writes it
+    manifest["files"].append(product | {"of": "compiler"})
+    (port / "another.om").touch()
     (port / "porter.json").unlink()
     (port / "porter.json").write_text(json.dumps(manifest))
     (graph,) = graph_files(open_port(port)).values()
     assert graph.products == (port / "another.om",)
+    (port / "another.om").unlink()  # so that it is seen to be asked for
     with (
         Program(COMMAND) as program,
         pytest.raises(BrokenPort, match=r"does not load: acl\.mdl\.load_from_file gave 145"),
