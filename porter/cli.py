@@ -141,6 +141,50 @@ def inspect(
 
 
 @app.command()
+def plan(
+    checkpoint: options.CONFIG,
+    target: options.TARGETS,
+    cards: options.CARDS = None,
+    tp: options.PLAN_TP = None,
+    ep: options.PLAN_EP = None,
+    pp: options.PLAN_PP = None,
+    dtype: options.PLAN_DTYPE = options.PlanDtype.auto,
+    cache_dtype: options.CACHE_DTYPE = options.PlanDtype.auto,
+    batch: options.BATCH = None,
+    context: options.CONTEXT = None,
+    prompt: options.PROMPT = None,
+    accepted: options.ACCEPTED = 1.0,
+    slo: options.SLO = None,
+    phase: options.PHASE = options.Phase.decode,
+    explain: options.EXPLAIN = False,
+    report: options.PAGE = None,
+    as_json: options.JSON = False,
+) -> None:
+    """Tell what a model would need and reach on each target: cards, split, bytes, tokens per second at most."""
+    from porter import plan as story
+    from porter import render, render_plan
+
+    result = story.plan(
+        checkpoint,
+        target.split(","),
+        cards=story.cards_of(cards),
+        split=story.split_of(tp, ep, pp),
+        dtype=dtype,
+        cache_dtype=cache_dtype,
+        batch=batch,
+        context=context,
+        prompt=prompt,
+        accepted=accepted,
+        slo=None if slo is None else slo / 1000,
+        phase=phase.value,
+        explained=explain,
+    )
+    if report is not None:
+        story.write_page(report, result)
+    render.print_json(result) if as_json else render_plan.print_plan(result)
+
+
+@app.command()
 def compile(
     port: options.PORT,
     sign: options.SIGN = None,

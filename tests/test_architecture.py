@@ -23,7 +23,7 @@ FLOORS = """
 5  cli
 5  options
 5  progress
-5  render_targets
+5  render_plan render_targets
 5  render
 5  reports
 4  recorded
@@ -32,7 +32,7 @@ FLOORS = """
 3  executors sign
 3  manifest
 3  order recipe
-3  lowering
+3  lowering plan
 3  census model package passes
 2  families target
 1  weights
@@ -50,7 +50,7 @@ ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
 DOORS = {
     "typer": {"cli", "options"},
-    "rich": {"render", "render_targets", "progress"},
+    "rich": {"render", "render_plan", "render_targets", "progress"},
     "onnx": {"schema", "graph", "passes", "inspect", "verify"},  # those that look at finished graphs
     "onnx_ir": {
         "schema",

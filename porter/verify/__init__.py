@@ -203,6 +203,7 @@ def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str]]:
     from porter.verify.own_weights import check_codes
+    from porter.verify.routing import Misfit
     from porter.verify.runs import open_run, open_stage
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort
@@ -226,7 +227,7 @@ def _semantics(
             match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
         else:
             match, greedy = sides.first_choices()
-    except BrokenPort as error:
+    except (BrokenPort, Misfit) as error:
         return Level("semantics", (*checks, _broken(error))), None, notes
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
@@ -256,6 +257,7 @@ def _measured(
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
+    from porter.verify.routing import Misfit
     from porter.verify.session import BrokenPort
     from porter.verify.stories import reach
     from porter.verify.texts import bundled
@@ -264,7 +266,7 @@ def _measured(
     try:
         with device or nullcontext():
             return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch, device)
-    except BrokenPort as error:
+    except (BrokenPort, Misfit) as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 
 
