@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import deque
@@ -57,6 +59,7 @@ class Program(Runtime):
                 text=True,
                 encoding="utf-8",
                 errors="replace",
+                start_new_session=True,  # a group of its own, that can be ended as one
             )
         except OSError as error:
             raise ParityError(f"--runtime '{self.name}' cannot be started: {error.strerror}", HINT) from None
@@ -72,20 +75,33 @@ class Program(Runtime):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Asks it to end, and ends it."""
+        """Asks it to end where it listens, and ends it with all that it started where it does not."""
         try:
-            if kind is None:
-                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                    self._send({"op": "close"})
-                    self._process.wait(FAREWELL)
+            if kind is not None and not issubclass(kind, BrokenPort):
+                self._kill()
+            else:
+                self._send({"op": "close"})
+                self._process.wait(FAREWELL)
+        except (OSError, subprocess.TimeoutExpired):
+            self._kill()
         finally:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                with contextlib.suppress(OSError):  # what it has not read
-                    assert pipe is not None
-                    pipe.close()
-            self._folder.cleanup()
+            self._let_go()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _let_go(self) -> None:
+        pipes = (self._process.stdout, self._process.stderr)
+        for pipe, reader in zip(pipes, self._readers, strict=True):
+            reader.join(timeout=1.0)
+            if pipe is not None and not reader.is_alive():  # else somebody holds its other end, and closing would wait
+                pipe.close()
+        with contextlib.suppress(OSError):  # what it has not read
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        self._folder.cleanup()
 
     def open(self, graph: GraphFile) -> ProgramGraph:
         """One graph."""

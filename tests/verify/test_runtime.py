@@ -276,6 +276,13 @@ def test_a_broken_program_is_told_what_it_did(
     assert program._process.returncode is not None
 
 
+def test_what_a_script_started_ends_with_it(graph: GraphFile, tmp_path: Path) -> None:
+    (tmp_path / "device.sh").write_text("sleep 600\necho never\n")
+    with pytest.raises(ParityError, match="gave no answer"), Program(f"sh {tmp_path / 'device.sh'}", 1) as program:
+        program.open(graph)
+    assert not any(reader.is_alive() for reader in program._readers)  # nobody holds the other ends
+
+
 def test_what_numpy_has_not_travels_as_unsigned_integers() -> None:
     kinds = {kind: str(Value("", kind, None).travels) for kind in ("float32", "float16", "bfloat16", "float8e4m3fn")}
     assert kinds == {"float32": "float32", "float16": "float16", "bfloat16": "uint16", "float8e4m3fn": "uint8"}
