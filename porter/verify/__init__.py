@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from porter.census import census
 from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
+from porter.verify.conditions import check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
-from porter.verify.where import Where
+from porter.verify.where import Where, deployment
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
-NEEDED = ("onnxruntime", "torch", "transformers")
 
 Watch = Callable[[str], None]
 
@@ -59,11 +57,11 @@ def verify(
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
-    levels, device, told = _where(Where(runtime, provider), levels, layers)
+    levels, device, told = deployment(Where(runtime, provider), levels, layers)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
-    _check_related(port, model)
+    check_related(port, model)
     stages, notes = _stages(model, layers, memory)
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
@@ -117,7 +115,7 @@ def _run(
     from porter.verify.original import Originals
     from porter.verify.own_weights import own_weights
 
-    if harm := _unfit(port, model, levels):
+    if harm := unfit(port, model, levels):
         return Ran(tuple(harm), None, None)
     override = None if port.quantization is None else partial(own_weights, port, model)
     originals = Originals(against, override, stages)
@@ -135,15 +133,6 @@ def _run(
         if "distribution" in levels and not stages.resident:
             notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes))
-
-
-def _where(where: Where, levels: Sequence[str], layers: str | None) -> tuple[Sequence[str], Runtime | None, list[str]]:
-    """The levels that can be had, what runs the port in the emulation's stead, and what the verdict says of both."""
-    if where.name is None:
-        return levels, None, []
-    levels, notes = where.levels(levels, layers)
-    _check_installed(levels[-1])
-    return levels, where.runtime(), notes
 
 
 def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stages, list[str]]:
@@ -169,34 +158,6 @@ def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
     watch("checking the signature")
     flaws = verifier.flaws(port.folder, port.manifest)
     return (Check.at_most("flaws of the signature", len(flaws), 0, ", ".join(flaws[:5])),)
-
-
-def _check_related(port: Port, model: Model) -> None:
-    """Raises ParityError for a checkpoint of another family or other sizes: there is nothing to compare then."""
-    sizes = census(model.network)
-    pairs = {"family": model.family.name, "parameters": sizes.parameters, "layers": sizes.layers}
-    for name, theirs in (pairs | {"cache_width": sizes.cache_width}).items():
-        if port.manifest[name] != theirs:
-            message = f"the port has {name.replace('_', ' ')} {port.manifest[name]}, the checkpoint {theirs}"
-            raise ParityError(message, "give the checkpoint that the port was made from")
-
-
-def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
-    """The levels that run the port, failed, where it is damaged; raises ParityError where nothing can be run."""
-    from porter.verify.weights import damage
-
-    _check_installed(levels[0])
-    harm = damage(port, model)
-    check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
-    return [Level(name, (check,)) for name in levels] if harm else []
-
-
-def _check_installed(level: str) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ParityError(
-            f"the {level} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
-        )
 
 
 def _semantics(
@@ -238,7 +199,7 @@ def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: S
     """The user's prompts: read before anything else, so that a file that is none costs no time."""
     if not {"dtype", "distribution"} & set(levels):
         raise ParityError("prompts are read at the dtype and distribution levels", "use --level dtype or all")
-    _check_installed(levels[-1])
+    check_installed(levels[-1])
     from porter.verify.stories import reach
     from porter.verify.texts import from_file
 

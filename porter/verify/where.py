@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from porter.errors import ParityError
+from porter.verify.conditions import check_installed
 
 if TYPE_CHECKING:
     from porter.verify.runtime import Runtime
@@ -57,3 +58,14 @@ class Where:
 
             return Program(self.command)
         return None
+
+
+def deployment(
+    where: Where, levels: Sequence[str], layers: str | None
+) -> tuple[Sequence[str], Runtime | None, list[str]]:
+    """The levels that can be had, what runs the port in the emulation's stead, and what the verdict says of both."""
+    if where.name is None:
+        return levels, None, []
+    levels, notes = where.levels(levels, layers)
+    check_installed(levels[-1])
+    return levels, where.runtime(), notes
