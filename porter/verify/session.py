@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -49,6 +49,22 @@ class BrokenPort(Exception):
     """The port does not load or does not run, which is a finding, not an error of the comparison."""
 
 
+class Session(Protocol):
+    """One graph of a port that can be called."""
+
+    def cache(self, batch: int, places: int) -> Arrays:
+        """A cache of so many places with nothing in them."""
+
+    def run(
+        self,
+        feed: Mapping[str, np.ndarray],
+        routes: Mapping[int, np.ndarray] | None,
+        embedding_scale: float,
+        hidden: np.ndarray | None = None,
+    ) -> Results:
+        """One call."""
+
+
 class GraphSession:
     """Runs one graph of a port, or what of it a stage has. A narrow one is widened: the same graph, node by
     node, in float32, with `wide` weights of the source; or, `deployed`, its dtype is emulated, with the weights
@@ -70,7 +86,7 @@ class GraphSession:
         if stage is not None:  # each weight is read a few times and let go: a rearranged copy does not pay
             options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
-        with _blaming_the_port("does not load"):
+        with blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(graph, load_external_data=False))
             self._hidden = cut(built, stage) if stage is not None else None
             self._last = next(str(v.name) for v in built.graph.outputs if not str(v.name).startswith(PRESENT))
@@ -109,16 +125,16 @@ class GraphSession:
         given = {
             n: np.asarray(a, NUMPY[self._inputs[n].type], order="C") for n, a in given.items() if n in self._inputs
         }
-        with _blaming_the_port("stops"):
+        with blaming_the_port("stops"):
             results = dict(zip(self._outputs, self._session.run(None, given), strict=True))
         last = results[self._last]
         if re.fullmatch(EMBEDDED, self._last):  # there is nothing behind it that reads the scaled ones
             last = last * np.float32(embedding_scale)
         return Results(
             logits=last.reshape(*feed["input_ids"].shape, -1),
-            layers=_by_layer(results, WATCHED["layers"]),
-            router_logits=_by_layer(results, WATCHED["router_logits"]),
-            routes=_by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
+            layers=by_layer(results, WATCHED["layers"]),
+            router_logits=by_layer(results, WATCHED["router_logits"]),
+            routes=by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
             cache={n.replace(PRESENT, PAST): a for n, a in results.items() if n.startswith(PRESENT)},
         )
 
@@ -156,7 +172,8 @@ class GraphSession:
 
 
 @contextmanager
-def _blaming_the_port(what: str) -> Iterator[None]:
+def blaming_the_port(what: str) -> Iterator[None]:
+    """Whatever ONNX Runtime raises, and the readers of graphs, is a BrokenPort."""
     try:
         yield
     except Exception as error:  # ONNX Runtime, protobuf and onnx-ir raise types of their own, unrelated to one another
@@ -173,6 +190,7 @@ def _values(built: ir.Model) -> Iterator[ir.Value]:
     return (value for node in built.graph for value in node.outputs if value.name)
 
 
-def _by_layer(results: Mapping[str, Any], pattern: str) -> dict[int, np.ndarray]:
+def by_layer(results: Mapping[str, Any], pattern: str) -> dict[int, np.ndarray]:
+    """Of all results those whose names are of a pattern, by the layer's number in it."""
     matches = ((re.fullmatch(pattern, name), array) for name, array in results.items())
     return {int(match[1]): array for match, array in matches if match}
