@@ -78,7 +78,7 @@ def larger_than_memory(scratch: Path) -> str:
     convert(checkpoint, "ascend-910b", checkpoint, dtype="bfloat16", weights="reference")
     begun = time.perf_counter()
     verdict = [sys.executable, "-m", "porter", "verify", checkpoint, "--against", checkpoint]
-    done = within([*verdict, "--level", "semantics", "--memory", "6GB", "--json"])
+    done = within([*verdict, "--level", "semantics", "--memory", "6GB", "--fresh", "--json"])
     seconds = time.perf_counter() - begun
     if done.returncode not in (0, 1):
         return f"{size / 1e9:.1f} GB: exit code {done.returncode}\n{done.stderr[-2000:]}"

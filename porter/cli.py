@@ -97,38 +97,42 @@ def verify(
     bisect: options.BISECT = None,
     replay: options.REPLAY = False,
     files: options.REPORT = None,
+    runtime: options.RUNTIME = None,
+    provider: options.PROVIDER = None,
+    fresh: options.FRESH = False,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
-    from porter import render, reports
-    from porter import verify as story
+    from porter import recorded, render, reports
     from porter.progress import progress
 
     reports.check_files(files or (), [folder for folder in (port, against) if folder])
-    levels = story.LEVELS if level is options.Level.all else (str(level),)
+    every = tuple(str(one) for one in options.Level if one is not options.Level.all)
     with progress(quiet=as_json) as watch:
         if replay:
-            report = story.replay_block(port, against)
+            document, code = recorded.replay(port, against)
         elif against is None:
             raise PorterError("Missing option '--against'", "`porter verify --help` lists what it takes")
         else:
-            report = story.verify(
+            document, code = recorded.verify(
                 port,
                 against,
-                levels=levels,
+                levels=every if level is options.Level.all else (str(level),),
+                fresh=fresh,
                 public_key=public_key,
                 tokens=tokens,
                 prompts=prompts,
                 layers=layers,
                 memory=memory,
                 bisect=bisect,
+                runtime=runtime,
+                provider=provider,
                 watch=watch,
             )
-    document = report.to_json()
     render.print_json(document) if as_json else render.print_parity(document)
     reports.write_files(files or (), document)
     render.print_commands(reports.annotations_for(files or (), document))
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(code)
 
 
 @app.command()

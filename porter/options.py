@@ -161,6 +161,17 @@ REPORT = Annotated[
         "May be given several times.",
     ),
 ]
+RUNTIME = Annotated[
+    str | None,
+    typer.Option(metavar="COMMAND", help="Judge what this program on the device's host computes; docs/runtime.md."),
+]
+PROVIDER = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Judge what this execution provider of ONNX Runtime computes, not emulated."),
+]
+FRESH = Annotated[
+    bool, typer.Option("--fresh", help="Verify anew, even where nothing changed since a verdict that is recorded.")
+]
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
 TARGET_NAME = Annotated[

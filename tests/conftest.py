@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["PORTER_CACHE"] = os.devnull  # below which nothing can be written: no test is answered from a record
 
 
 @pytest.fixture(scope="session")

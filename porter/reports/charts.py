@@ -43,32 +43,63 @@ def value(told: float | str | None) -> float:
 
 def error_panels(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """The entries of one scenario by panel: each quantity, and each part of the cache. What belongs to no layer, such
-    as the logits, stands behind the last layer's output.
+    as the logits, stands behind the last layer's output. Along positions, the layer that is worst at each stands for
+    all.
     """
     panels: dict[str, list[Entry]] = {}
     for entry in entries:
-        part = entry["place"].partition(".")[2]
+        part = entry["place"].partition("@")[0].partition(".")[2]
         panels.setdefault(f"{entry['quantity']} {part}".strip(), []).append(entry)
-    alone = [name for name, found in panels.items() if len(found) == 1 and found[0]["layer"] is None]
+    panels = {name: _worst_along(found) for name, found in panels.items()}
+    alone = [name for name, found in panels.items() if len(found) == 1 and place_of(found[0]) is None]
     if "layers" in panels:
         for name in alone:
             panels["layers"] = panels["layers"] + panels.pop(name)
     return panels
 
 
+def _worst_along(entries: list[Entry]) -> list[Entry]:
+    if not any("@" in entry["place"] for entry in entries):
+        return entries
+    by_position: dict[int, Entry] = {}
+    for entry in entries:
+        position = position_of(entry)
+        if position is not None and (position not in by_position or _beyond(entry) > _beyond(by_position[position])):
+            by_position[position] = entry
+    return [by_position[position] for position in sorted(by_position)]
+
+
+def _beyond(entry: Entry) -> float:
+    ratio = value(entry["ratio"])
+    return ratio if math.isfinite(ratio) else math.inf
+
+
+def position_of(entry: Entry) -> int | None:
+    """Where along a text an error was measured, if it was along one."""
+    _, along, position = entry["place"].partition("@")
+    return int(position) if along else None
+
+
+def place_of(entry: Entry) -> int | None:
+    """The number of its column: position or layer."""
+    position, layer = position_of(entry), entry["layer"]
+    return position if position is not None else None if layer is None else int(layer)
+
+
 def error_chart(name: str, entries: Sequence[Entry]) -> Markup:
-    """A column for each layer: the band that is allowed, the original's error in it, and the port's."""
+    """A column for each layer or position: the band that is allowed, the original's error in it, and the port's."""
     tops = [value(e["port"]) for e in entries] + [allowed(e) for e in entries]
     y = log_axis([*tops, *(value(e["original"]) for e in entries)], BASE, TOP)
-    columns = _columns([e["layer"] is not None for e in entries])
+    columns = _columns([place_of(e) is not None for e in entries])
     places = [x for x, _ in columns]
     marks = [_band(x, min(width * 0.42, 20.0), e, y) for (x, width), e in zip(columns, entries, strict=True)]
-    layers = [n for n, e in enumerate(entries) if e["layer"] is not None]
-    path = [(places[n], y.at(_shown(entries[n], y))) for n in layers]
+    numbered = [n for n, e in enumerate(entries) if place_of(e) is not None]
+    path = [(places[n], y.at(_shown(entries[n], y))) for n in numbered]
     dots = [dot(x, y.at(_shown(e, y)), kind_of(e)) for x, e in zip(places, entries, strict=True)]
-    numbers = every([int(entries[n]["layer"]) for n in layers])
-    labels = [*numbers, *(e["quantity"] for e in entries if e["layer"] is None)]
-    axes = frame(list(zip(places, labels, strict=True)), y, "layer", "root mean square error")
+    numbers = every([place_of(entries[n]) or 0 for n in numbered])
+    labels = [*numbers, *(e["quantity"] for e in entries if place_of(e) is None)]
+    along = "position" if any("@" in e["place"] for e in entries) else "layer"
+    axes = frame(list(zip(places, labels, strict=True)), y, along, "root mean square error")
     return drawing(f"error of {name}", error_words(entries), axes, *marks, line(path, "port"), *dots)
 
 
@@ -116,14 +147,16 @@ def _shown(entry: Entry, y: Axis) -> float:
 def error_words(entries: Sequence[Entry]) -> str:
     """The chart in a sentence."""
     beyond = [_where(e) for e in entries if kind_of(e) != "port"]
-    worst = max(entries, key=lambda e: value(e["ratio"]) if math.isfinite(value(e["ratio"])) else math.inf)
+    worst = max(entries, key=_beyond)
     limit = "" if worst["limit"] is None else f", limit {number(worst['limit'])}"
     told = f"{len(beyond)} beyond: {', '.join(beyond[:6])}" if beyond else "all within their limits"
     return f"{told}; the largest is {number(worst['ratio'])} times the original's, at {_where(worst)}{limit}"
 
 
 def _where(entry: Entry) -> str:
-    return str(entry["quantity"]) if entry["layer"] is None else f"layer {entry['layer']}"
+    where = str(entry["quantity"]) if entry["layer"] is None else f"layer {entry['layer']}"
+    position = position_of(entry)
+    return where if position is None else f"{where}, position {position}"
 
 
 # ------------------------------------------------------------------------------ positions

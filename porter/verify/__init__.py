@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from porter.census import census
 from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
+from porter.verify.conditions import check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
+from porter.verify.where import Where, deployment
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals
+    from porter.verify.runtime import Runtime
     from porter.verify.scenarios import Scenario
     from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
-NEEDED = ("onnxruntime", "torch", "transformers")
 
 Watch = Callable[[str], None]
 
@@ -43,28 +45,28 @@ def verify(
     layers: str | None = None,
     memory: str | None = None,
     bisect: Path | None = None,
+    runtime: str | None = None,
+    provider: str | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
-    A file of `prompts` is read instead of those that come with porter. Where semantics fails, the first block that is
-    wrong is named, and saved in the folder `bisect` to be run alone.
+    A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
+    `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
+    Where semantics fails, the first block that is wrong is named, and saved in the folder `bisect` to be run alone.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
-    if bisect is not None:
-        _check_installed("semantics")
-        from porter.verify.replay import check_free
-
-        check_free(bisect, levels)
+    _check_bisect(bisect, levels)
+    levels, device, told = deployment(Where(runtime, provider), levels, layers)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
-    _check_related(port, model)
+    check_related(port, model)
     stages, notes = _stages(model, layers, memory)
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
@@ -75,10 +77,9 @@ def verify(
         watch("comparing weights")
         level = check_weights(port, model)
         found.append(Level(level.name, (*signed, *level.checks)))
-    run = [level for level in levels if level != "weights"]
     ran = Ran((), None, None)
-    if run:
-        ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch)
+    if run := [level for level in levels if level != "weights"]:
+        ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch, device)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -87,11 +88,21 @@ def verify(
         levels=(*found, *ran.levels),
         closeness=ran.closeness,
         seconds=time.monotonic() - begun,
-        notes=(*notes, *ran.notes),
+        notes=(*notes, *told, *ran.notes),
         prompts=ran.asked,
         slice=None if layers is None else tuple(stages.layers),
         located=ran.located,
+        runtime=device.name if device else None,
     )
+
+
+def _check_bisect(folder: Path | None, levels: Sequence[str]) -> None:
+    """Looked at before anything else, so that a folder that is taken costs no time."""
+    if folder is not None:
+        check_installed("semantics")
+        from porter.verify.replay import check_free
+
+        check_free(folder, levels)
 
 
 def replay_block(folder: Path, against: Path | None = None) -> ParityReport:
@@ -99,7 +110,7 @@ def replay_block(folder: Path, against: Path | None = None) -> ParityReport:
 
     Raises ParityError for a folder that holds none, is damaged, or is given together with a checkpoint.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
+    if find_spec("onnxruntime") is None:
         raise ParityError("a replay needs onnxruntime", "pip install onnxruntime")
     from porter.verify.replay import replay
 
@@ -127,13 +138,14 @@ def _run(
     texts: Texts | None,
     bisect: Path | None,
     watch: Watch,
+    device: Runtime | None,
 ) -> Ran:
     """Port and original side by side: semantics, then what is measured; of a damaged port only that it is."""
-    if harm := _unfit(port, model, levels):
-        return Ran(tuple(harm), None, None)
     from porter.verify.original import Originals
     from porter.verify.own_weights import own_weights
 
+    if harm := unfit(port, model, levels):
+        return Ran(tuple(harm), None, None)
     override = None if port.quantization is None else partial(own_weights, port, model)
     originals = Originals(against, override, stages)
     found: list[Level] = []
@@ -153,9 +165,9 @@ def _run(
             notes.append(f"nothing fails, so no block was written to {bisect}")
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        others, asked = _measured(port, model, originals, measured, tokens, texts, watch)
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device)
         found += others
-        notes += texts.notes if texts else ()
+        notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
         if "distribution" in levels and not stages.resident:
             notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes), located)
@@ -184,34 +196,6 @@ def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
     watch("checking the signature")
     flaws = verifier.flaws(port.folder, port.manifest)
     return (Check.at_most("flaws of the signature", len(flaws), 0, ", ".join(flaws[:5])),)
-
-
-def _check_related(port: Port, model: Model) -> None:
-    """Raises ParityError for a checkpoint of another family or other sizes: there is nothing to compare then."""
-    sizes = census(model.network)
-    pairs = {"family": model.family.name, "parameters": sizes.parameters, "layers": sizes.layers}
-    for name, theirs in (pairs | {"cache_width": sizes.cache_width}).items():
-        if port.manifest[name] != theirs:
-            message = f"the port has {name.replace('_', ' ')} {port.manifest[name]}, the checkpoint {theirs}"
-            raise ParityError(message, "give the checkpoint that the port was made from")
-
-
-def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
-    """The levels that run the port, failed, where it is damaged; raises ParityError where nothing can be run."""
-    from porter.verify.weights import damage
-
-    _check_installed(levels[0])
-    harm = damage(port, model)
-    check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
-    return [Level(name, (check,)) for name in levels] if harm else []
-
-
-def _check_installed(level: str) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ParityError(
-            f"the {level} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
-        )
 
 
 def _semantics(
@@ -256,7 +240,7 @@ def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: S
     """The user's prompts: read before anything else, so that a file that is none costs no time."""
     if not {"dtype", "distribution"} & set(levels):
         raise ParityError("prompts are read at the dtype and distribution levels", "use --level dtype or all")
-    _check_installed(levels[-1])
+    check_installed(levels[-1])
     from porter.verify.stories import reach
     from porter.verify.texts import from_file
 
@@ -271,6 +255,7 @@ def _measured(
     tokens: int,
     texts: Texts | None,
     watch: Watch,
+    device: Runtime | None,
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
@@ -281,7 +266,8 @@ def _measured(
 
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
-        return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch)
+        with device or nullcontext():
+            return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch, device)
     except (BrokenPort, Misfit) as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -213,6 +213,9 @@ class ParityReport:
     prompts: Asked | None = None  # where none were asked
     slice: tuple[int, ...] | None = None  # the layers that were run, where not all were
     located: Located | None = None  # where semantics fails
+    runtime: str | None = None  # what ran the port as it is deployed: "provider:NAME", or a program's command line
+    versions: Mapping[str, str | None] = field(default_factory=dict)  # of what the verdict was made with
+    port_sha256: str | None = None  # over all that the port consists of
 
     @property
     def status(self) -> Status:
@@ -247,6 +250,10 @@ class ParityReport:
             "located": self.located.to_json() if self.located else None,
             "notes": list(self.notes),
             "slice": None if self.slice is None else list(self.slice),
+            "runtime": self.runtime,
+            "recorded": None,
+            "versions": dict(self.versions),
+            "port_sha256": self.port_sha256,
             "seconds": round(self.seconds, 3),
         }
 

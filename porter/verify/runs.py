@@ -16,12 +16,12 @@ import numpy as np
 
 from porter.manifest import FixedSize, Port
 from porter.model import Model
-from porter.verify.session import PAST, Arrays, GraphSession, Results
+from porter.verify.session import PAST, Arrays, GraphSession, Results, Session
 from porter.verify.stages import Stage, Stages
 from porter.verify.widen import wide_weights
 
 Routes = Mapping[int, np.ndarray]
-Fixed = tuple[FixedSize, GraphSession]
+Fixed = tuple[FixedSize, Session]
 Graph = TypeVar("Graph")
 
 
@@ -85,7 +85,7 @@ class GrowingRun(PortRun):
     front end takes no empty one.
     """
 
-    def __init__(self, session: GraphSession, minimum_past: int) -> None:
+    def __init__(self, session: Session, minimum_past: int) -> None:
         self._session, self._hidden = session, minimum_past
 
     def run(
@@ -160,9 +160,7 @@ class _Call:
         self._ids, self._positions, self._routes, self._scale, self._hidden = ids, positions, routes, scale, hidden
         self._found: dict[tuple[str, Any], np.ndarray] = {}
 
-    def take(
-        self, session: GraphSession, group: np.ndarray, picked: np.ndarray, cache: Arrays, seen: np.ndarray
-    ) -> None:
+    def take(self, session: Session, group: np.ndarray, picked: np.ndarray, cache: Arrays, seen: np.ndarray) -> None:
         """Runs tokens picked [b, s] (columns of the rows in `group`), and puts what became of them in its place."""
         rows = group[:, None]
         positions = self._positions[rows, picked]
@@ -275,6 +273,11 @@ def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, d
     """A stage of a port, or all of it. Raises BrokenPort where it does not load."""
     wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
     sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed, stage=stage) for g in port.graphs}
+    return as_run(port, sessions)
+
+
+def as_run(port: Port, sessions: Mapping[str, Session]) -> PortRun:
+    """The graphs of a port, by the names of their files, as one network."""
     if port.context is None:
         return GrowingRun(sessions[port.graphs[0].name], int(port.manifest["minimum_past"]))
     return FixedRun([(size, sessions[size.file]) for size in port.fixed_sizes()], port.context)

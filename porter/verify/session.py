@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -47,6 +47,22 @@ class Results:
 
 class BrokenPort(Exception):
     """The port does not load or does not run, which is a finding, not an error of the comparison."""
+
+
+class Session(Protocol):
+    """One graph of a port that can be called."""
+
+    def cache(self, batch: int, places: int) -> Arrays:
+        """A cache of so many places with nothing in them."""
+
+    def run(
+        self,
+        feed: Mapping[str, np.ndarray],
+        routes: Mapping[int, np.ndarray] | None,
+        embedding_scale: float,
+        hidden: np.ndarray | None = None,
+    ) -> Results:
+        """One call."""
 
 
 class GraphSession:
@@ -116,9 +132,9 @@ class GraphSession:
             last = last * np.float32(embedding_scale)
         return Results(
             logits=last.reshape(*feed["input_ids"].shape, -1),
-            layers=_by_layer(results, WATCHED["layers"]),
-            router_logits=_by_layer(results, WATCHED["router_logits"]),
-            routes=_by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
+            layers=by_layer(results, WATCHED["layers"]),
+            router_logits=by_layer(results, WATCHED["router_logits"]),
+            routes=by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
             cache={n.replace(PRESENT, PAST): a for n, a in results.items() if n.startswith(PRESENT)},
         )
 
@@ -157,7 +173,7 @@ class GraphSession:
 
 @contextmanager
 def blaming_the_port(what: str) -> Iterator[None]:
-    """Whatever goes wrong within is the port's: raises BrokenPort, which says in a line what."""
+    """Whatever ONNX Runtime raises, and the readers of graphs, is a BrokenPort."""
     try:
         yield
     except Exception as error:  # ONNX Runtime, protobuf and onnx-ir raise types of their own, unrelated to one another
@@ -174,6 +190,7 @@ def _values(built: ir.Model) -> Iterator[ir.Value]:
     return (value for node in built.graph for value in node.outputs if value.name)
 
 
-def _by_layer(results: Mapping[str, Any], pattern: str) -> dict[int, np.ndarray]:
+def by_layer(results: Mapping[str, Any], pattern: str) -> dict[int, np.ndarray]:
+    """Of all results those whose names are of a pattern, by the layer's number in it."""
     matches = ((re.fullmatch(pattern, name), array) for name, array in results.items())
     return {int(match[1]): array for match, array in matches if match}

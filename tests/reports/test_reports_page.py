@@ -159,6 +159,23 @@ def test_logits_stand_behind_the_last_layer() -> None:
     assert {name: len(found) for name, found in panels.items()} == {"layers": 3, "cache key": 2}
 
 
+def test_along_positions_the_worst_layer_stands_for_all() -> None:
+    found = [
+        entry(1e-7 * ratio, ratio) | {"quantity": "cache", "place": f"{layer}.key@{position}", "layer": layer}
+        for layer in range(2)
+        for position, ratio in ((66, 1.0 + layer), (4, 2.0 - layer))
+    ]
+    found += [entry(1e-7, 1.0) | {"quantity": "logits", "place": f"@{position}", "layer": None} for position in (10, 4)]
+    panels = charts.error_panels(found)
+    assert {name: [e["place"] for e in panel] for name, panel in panels.items()} == {
+        "cache key": ["0.key@4", "1.key@66"],
+        "logits": ["@4", "@10"],
+    }
+    drawn = charts.error_chart("cache key", panels["cache key"])
+    assert ">position<" in drawn
+    assert "at layer 0, position 4" in drawn
+
+
 def test_long_texts_are_thinned_to_the_largest() -> None:
     found = [{"position": n, "port": float(n % 7), "original": 1.0} for n in range(4000)]
     found[1234]["port"] = "inf"

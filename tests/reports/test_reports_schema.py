@@ -38,6 +38,7 @@ def test_the_document_of_a_sound_port(deepseek: Path, deepseek_port: Path) -> No
     assert (found.code, flaws(document)) == (0, [])
     assert document["figures"]["experts"]
     assert document["figures"]["errors"]
+    assert document["figures"]["positions"]
 
 
 def test_the_document_of_a_port_that_fails(deepseek: Path, deepseek_port: Path, tmp_path: Path) -> None:
@@ -66,6 +67,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "an unknown figure": lambda d: d["figures"].update(extra=[]),
     "an error without its ratio": lambda d: d["figures"]["errors"][0].pop("ratio"),
     "half an expert": lambda d: d["figures"]["experts"][0].update(port=[0.5]),
+    "a position of no text": lambda d: d["figures"].update(positions=[{"position": 1, "port": 1.0, "original": 1.0}]),
     "another version": lambda d: d.update(schema_version=2),
     "a digest that is cut": lambda d: d["prompts"].update(sha256="0f"),
 }

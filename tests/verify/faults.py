@@ -265,7 +265,7 @@ def _sort(graph: GraphProto) -> None:
 # ------------------------------------------------------------------------------ all of them
 
 ROUTED = ("semantics", "distribution")  # a choice, which is judged by itself
-CALLS = ("semantics",)  # what goes wrong between calls, or beside padding: prompts in one call are right
+CALLS = ("semantics", "distribution")  # what goes wrong between calls: a prompt in one is right
 FAITHFUL = ("weights", "dtype", "distribution")  # where semantics takes the source's weights, and the graph is right
 
 PLANTED = {
@@ -309,7 +309,7 @@ PLANTED = {
         raise_rope_frequencies,
         weight=COS,
         wide=LEVELS,
-        thin=("weights", "dtype"),
+        thin=FAITHFUL,
     ),
     "rope-not-interleaved": Fault("RoPE's pairs taken as halves", config={"rope_interleave": False}),
     "rope-scaling-dropped": Fault(
@@ -321,13 +321,11 @@ PLANTED = {
     "rms-epsilon-1e-5": Fault("RMSNorm's epsilon 1e-5 for 1e-6", in_graph(take_another_epsilon), thin=("semantics",)),
     "last-norm-missing": Fault("the last norm left out", in_graph(forget_the_last_norm)),
     "mask-off-by-one": Fault("each token sees the next one", in_graph(see_the_next_token)),
-    "padding-read": Fault("padding is read", in_graph(read_what_is_padded), wide=CALLS, thin=CALLS),
+    "padding-read": Fault("padding is read", in_graph(read_what_is_padded), wide=("semantics",), thin=("semantics",)),
     "cache-in-front": Fault("the cache grows at the wrong end", in_graph(append_in_front), wide=CALLS, thin=CALLS),
     "cache-shifted": Fault(
         "the cache is handed on shifted by one place",
         in_graph(forget_the_last_entry),
-        wide=("semantics", "dtype"),
-        thin=("semantics", "dtype"),
     ),
     "window-off-by-one": Fault("the sliding window one token too wide", config={"sliding_window": 8}, model="mistral"),
     "square-transposed": Fault(

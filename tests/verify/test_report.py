@@ -132,6 +132,10 @@ def test_json_has_the_fields_of_the_contract() -> None:
         "located": None,
         "notes": ["a note"],
         "slice": None,
+        "runtime": None,
+        "recorded": None,
+        "versions": {},
+        "port_sha256": None,
         "seconds": 1.235,
     }
 

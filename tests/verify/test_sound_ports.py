@@ -42,7 +42,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "latent attention absorbed": {"attention": "absorbed"},
     "fixed sizes": {"shape": "batch=2,sequence=8,context=64"},
     "gears": {"shape": "batch=1,sequence=4/8,context=64"},
-    "weights by reference": {"weights": "reference"},
+    "weights by reference": {"weights": "reference", "target_name": "ascend-910b", "dtype": "bfloat16"},
     "int8": {"quantize": "int8"},
     "int4": {"quantize": "int4"},
     "vendor operators of CANN": {"target_name": "ascend-910b"},
