@@ -53,6 +53,10 @@ def verify(
     Raises what `porter.verify.verify` does, whose `options` these are.
     """
     begun = time.monotonic()
+    if (folder := options.get("bisect")) is not None:  # before digests are taken, which may take minutes
+        from porter.verify.conditions import check_free
+
+        check_free(folder, levels)
     watch("taking digests")
     digests = Digests(cache_folder())
     subject, record = _subject(digests, port, against), None

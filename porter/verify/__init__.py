@@ -18,7 +18,7 @@ from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
-from porter.verify.conditions import check_installed, check_related, unfit
+from porter.verify.conditions import check_free, check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
 from porter.verify.where import Where, deployment
@@ -61,7 +61,7 @@ def verify(
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
-    _check_bisect(bisect, levels)
+    check_free(bisect, levels)
     levels, device, told = deployment(Where(runtime, provider), levels, layers)
     port = open_port(folder)
     watch("reading the checkpoint's headers")
@@ -94,15 +94,6 @@ def verify(
         located=ran.located,
         runtime=device.name if device else None,
     )
-
-
-def _check_bisect(folder: Path | None, levels: Sequence[str]) -> None:
-    """Looked at before anything else, so that a folder that is taken costs no time."""
-    if folder is not None:
-        check_installed("semantics")
-        from porter.verify.replay import check_free
-
-        check_free(folder, levels)
 
 
 def replay_block(folder: Path, against: Path | None = None) -> ParityReport:

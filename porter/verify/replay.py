@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,6 @@ def judge(kind: str, port: np.ndarray, expected: np.ndarray, own: np.ndarray, co
         return Judgement(0.0, LIMIT)
     errors = (math.sqrt(total / found.count) for total in (found.port, found.own))
     return Judgement(found.ratio(), LIMIT, *errors)
-
-
-def check_free(folder: Path, levels: Sequence[str]) -> None:
-    """Raises ParityError where a folder that is to be written is there already, or would never be written."""
-    if "semantics" not in levels:
-        raise ParityError("blocks are looked at where semantics fails", "use --level semantics or all")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ParityError(f"'{folder}' is there already", "name a new folder, or empty this one")
 
 
 def write(folder: Path, part: Subgraph) -> None:
