@@ -15,7 +15,7 @@ import onnx
 import pytest
 import tiny
 from command import run, spawn
-from faults import BIAS, EXPERTS, scale_routed_experts_by_two_percent_less
+from faults import BIAS, EXPERTS, PLACES, Place, scale_routed_experts_by_two_percent_less
 from faults import PLANTED as FAULTS
 from onnx import GraphProto
 from surgery import constants, graph_of, rewire, set_value, value_of, weight_of
@@ -33,37 +33,6 @@ from porter.verify.report import Figures, Located
 from porter.verify.session import BrokenPort
 from porter.verify.stages import Stages, whole
 from porter.verify.stories import each_size, stories_of
-
-Place = tuple[int | None, str]  # layer and block
-
-PLACES: dict[str, Place] = {  # of what faults.py plants and the semantics level finds
-    "two-experts-swapped": (1, "mlp.experts"),
-    "expert-missing": (1, "mlp.experts"),
-    "correction-bias-zero": (2, "mlp.gate"),
-    "correction-bias-dropped": (1, "mlp.gate"),
-    "weights-with-bias": (1, "mlp.gate"),
-    "group-limit-ignored": (1, "mlp.gate"),
-    "one-expert-fewer": (1, "mlp.gate"),
-    "weights-not-normalised": (1, "mlp.gate"),
-    "routed-scaling-98-percent": (1, "mlp.gate"),
-    "shared-experts-missing": (1, "residual"),  # the sum reads the routed experts alone
-    "yarn-without-mscale": (0, "self_attn"),
-    "rope-frequency-0.1-percent": (None, "rotary_emb"),
-    "rope-not-interleaved": (0, "self_attn"),
-    "rope-scaling-dropped": (None, "rotary_emb"),
-    "positions-from-zero": (None, "rotary_emb"),
-    "rms-epsilon-1e-5": (0, "input_layernorm"),
-    "last-norm-missing": (None, "lm_head"),  # which reads what the norm should
-    "mask-off-by-one": (None, "mask"),
-    "padding-read": (None, "mask"),
-    "cache-in-front": (0, "cache"),
-    "cache-shifted": (1, "cache"),
-    "window-off-by-one": (None, "mask"),
-    "square-transposed": (1, "self_attn.q_proj"),
-    "key-heads-swapped": (1, "self_attn.k_proj"),
-    "bias-dropped": (1, "self_attn.q_proj"),
-    "output-not-tied": (None, "lm_head"),
-}
 
 
 def scaled(name: str, factor: float = 1.001) -> Callable[[Path], None]:
