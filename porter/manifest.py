@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ SCHEMA_VERSION = 1
 FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(
     ("minimum_past", "parameters", "active_parameters", "layers", "cache_width"), int
 )
+RANK_FOLDER = r"rank-\d{2,}"
 ENTRY = {"file": str, "bytes": int, "sha256": str}
 
 
@@ -99,9 +101,15 @@ def open_port(folder: Path) -> Port:
     if wrong:
         raise PortError(f"'{path}' is damaged: {wrong[0]} is missing or makes no sense", "convert the checkpoint again")
     for name in listed:
-        if Path(name).name != name or not (folder / name).is_file():
+        if not _is_inside(name) or not (folder / name).is_file():
             raise PortError(f"'{folder}' lacks '{name}', which its manifest lists", "convert the checkpoint again")
     return Port(folder, manifest)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file lies in the port, or in the folder of a rank there."""
+    folder, _, file = name.rpartition("/")
+    return Path(file).name == file and (not folder or re.fullmatch(RANK_FOLDER, folder) is not None)
 
 
 def take_digests(port: Port) -> Port:
@@ -141,9 +149,11 @@ def describe(
     steps: Sequence[Step],
     written: Sequence[dict[str, Any]],
     shards: Sequence[dict[str, Any]],
+    split: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a port, but for the files that are yet to be written: `written` are the entries of its weight
-    files with the source ranges they were made of, `shards` those of the checkpoint's files that the graph points into.
+    files with the source ranges they were made of, `shards` those of the checkpoint's files that the graph points into;
+    `split` what is to be said of several cards.
     """
     model, target, attention = work.model, work.target, work.order.attention
     forms, sizes = model.family.forms, census(model.network)
@@ -164,6 +174,7 @@ def describe(
         "active_parameters": sizes.active_parameters,
         "layers": sizes.layers,
         "cache_width": sizes.cache_width,
+        **({"split": split} if split else {}),
         "graphs": [
             {
                 "file": phase.file,

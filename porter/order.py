@@ -13,7 +13,8 @@ import onnx_ir as ir
 from porter import __version__
 from porter.cast import largest
 from porter.errors import FamilyError, TargetError, first_few
-from porter.model import Model, understand
+from porter.layout import Layout
+from porter.model import Model, shared_out, understand
 from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
 from porter.quantize import Quantization
@@ -35,6 +36,33 @@ class Order:
     quantize: str = "none"
     shard_size: int = SHARD_BYTES
     shape: str | None = None
+    tp: int = 1
+    ep: int = 1
+    pp: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        """How many cards there are, and what is divided over them."""
+        return Layout(self.tp, self.ep, self.pp)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of several cards: its share of the network, and the files in its folder with its share of the weights."""
+
+    layout: Layout
+    model: Model
+    files: tuple[PlannedFile, ...]
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie in the port."""
+        return folder_of(self.layout.rank)
+
+
+def folder_of(rank: int) -> str:
+    """The folder of a rank, as file names begin with it."""
+    return f"rank-{rank:02d}/"
 
 
 @dataclass(frozen=True)
@@ -50,6 +78,7 @@ class Work:
     phases: tuple[Phase, ...]
     files: tuple[PlannedFile, ...]
     references: tuple[Reference, ...]
+    ranks: tuple[Rank, ...] = ()  # none where there is one card
 
     @property
     def new_bytes(self) -> int:
@@ -88,15 +117,40 @@ def work_out(order: Order) -> Work:
 
     Raises CheckpointError, FamilyError or TargetError.
     """
+    _refuse_split(order)
     shape = Shape.parse(order.shape) if order.shape else None
     target = find_target(order.target, order.frontend)
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype, reason = _port_dtype(order, model, target)
     _refuse_overflow(model, dtype)
     phases = _phases(shape, model, target.frontend)
+    if order.layout.cards > 1:
+        models = shared_out(model, order.attention, order.layout)
+        ranks = tuple(_rank(one, rank, order, dtype) for rank, one in zip(order.layout.ranks(), models, strict=True))
+        files = tuple(file for rank in ranks for file in rank.files)
+        return Work(order, target, model, dtype, reason, shape, phases, files, (), ranks)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
     files = plan_files(written, dtype, order.shard_size)
     return Work(order, target, model, dtype, reason, shape, phases, files, tuple(pointed))
+
+
+def _rank(model: Model, layout: Layout, order: Order, dtype: ir.DataType) -> Rank:
+    files = plan_files(model.binding.weights, dtype, order.shard_size, folder_of(layout.rank))
+    return Rank(layout, model, files)
+
+
+def _refuse_split(order: Order) -> None:
+    """Raises TargetError for what is not known of ports for several cards."""
+    if order.layout.cards == 1:
+        return
+    wrong = {
+        "--quantize": order.quantize != "none",
+        "--shape": order.shape is not None,
+        "--weights reference": order.weights == "reference",
+    }
+    for option in (name for name, given in wrong.items() if given):
+        message = f"{option} does not go with --tp, --ep or --pp"
+        raise TargetError(message, f"leave {option} out, or make the port for one card")
 
 
 def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:

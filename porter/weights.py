@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from porter.cast import cast
 from porter.checkpoint import Read
 from porter.errors import FamilyError, first_few
 from porter.formats import decode
+from porter.layout import Cut
 from porter.source import FLOATS, Source
 
 HOPELESS = 100_000  # tensors missing after which no more are looked for
@@ -31,12 +33,13 @@ Parts = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows start…stop of a source tensor of the given shape (all rows by default)."""
+    """Rows start…stop of a source tensor of the given shape (all by default), or some columns of them."""
 
     source: str
     shape: tuple[int, ...]
     start: int = 0
     stop: int | None = None
+    columns: tuple[int, int] | None = None
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -47,7 +50,12 @@ class Piece:
     def size(self) -> int:
         """How many numbers it has."""
         start, stop = self.rows
-        return (stop - start) * math.prod(self.shape[1:])
+        first, after = self.columns or (0, math.prod(self.shape[1:]))
+        return (stop - start) * (after - first)
+
+    def picked(self, rows: np.ndarray) -> np.ndarray:
+        """Its columns of some rows."""
+        return rows if self.columns is None else np.ascontiguousarray(rows[:, slice(*self.columns)])
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,37 @@ def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence
     for weight in weights:
         _check_pieces(weight, source)
     return Binding(tuple(weights), _account(names - used, drops, source))
+
+
+def share(binding: Binding, parameters: Sequence[Parameter]) -> Binding:
+    """What of a whole network's weights a rank holds: the same pieces, cut down to its part.
+
+    Raises FamilyError for a part of a stack's single tensors.
+    """
+    whole = {weight.parameter.name: weight.pieces for weight in binding.weights}
+    weights = []
+    for parameter in parameters:
+        pieces = whole[parameter.name]
+        weights.append(Weight(parameter, pieces if parameter.cut is None else tuple(_cut(pieces, parameter.cut))))
+    return Binding(tuple(weights), binding.dropped)
+
+
+def _cut(pieces: Sequence[Piece], cut: Cut) -> Iterator[Piece]:
+    runs, at = deque(cut.rows()), 0
+    for piece in pieces:
+        first, after = piece.rows
+        each = math.prod(piece.shape[1:]) // cut.width  # rows of the weight in a row of the source
+        end = at + (after - first) * each
+        while runs and runs[0][0] < end:
+            start, stop = runs.popleft()
+            low, high = start - at, min(stop, end) - at
+            if low % each or high % each or (cut.columns and len(piece.shape) != 2):
+                message = f"tensor '{piece.source}' stacks all experts, and only whole ones can be taken out of it"
+                raise FamilyError(message, "divide it by --ep alone, or use the checkpoint as it was published")
+            yield Piece(piece.source, piece.shape, first + low // each, first + high // each, cut.columns)
+            if stop > end:
+                runs.appendleft((end, stop))
+        at = end
 
 
 def _pieces(parameter: Parameter, rules: Sequence[Rule], names: set[str]) -> tuple[Piece, ...]:
@@ -174,7 +213,7 @@ def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dty
     form = weight.parameter.quantization
     if form is None:
         for rows in source.rows(read, piece.source, *piece.rows, plain):
-            yield (rows,)
+            yield (piece.picked(rows),)
     elif source.form(piece.source) == form:
         for codes in source.codes(read, piece.source, *piece.rows, FLOAT32.itemsize):
             in_order = codes.order is None  # config.json need not say that groups are no neighbours
@@ -193,4 +232,4 @@ def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarr
     if weight.parameter.table is not None:
         yield cast(weight.parameter.table(), dtype, weight.parameter.name)
     for piece in weight.pieces:
-        yield from source.rows(source.checkpoint.read, piece.source, *piece.rows, dtype)
+        yield from map(piece.picked, source.rows(source.checkpoint.read, piece.source, *piece.rows, dtype))
