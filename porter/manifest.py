@@ -49,6 +49,12 @@ class Port:
 
     folder: Path
     manifest: dict[str, Any]
+    launched: bool = False  # whether its ranks are to be run as processes of their own
+
+    @property
+    def cards(self) -> int:
+        """How many cards it is for."""
+        return int(self.manifest["split"]["cards"]) if "split" in self.manifest else 1
 
     @property
     def dtype(self) -> str:

@@ -58,6 +58,9 @@ def verify(
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
     stages, notes = _stages(model, layers, memory)
+    if port.cards > 1 and len(stages.parts) > 1:
+        message = "a port for several cards is run whole, and that needs more memory than there is"
+        raise ParityError(message, "leave --layers and --memory out, on a machine with more; or use --level weights")
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
     if "weights" in levels:

@@ -270,6 +270,10 @@ def open_run(port: Port, model: Model, stages: Stages, *, forced: bool, deployed
 
 def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, deployed: bool = False) -> PortRun:
     """A stage of a port, or all of it. Raises BrokenPort where it does not load."""
+    if port.cards > 1:
+        from porter.verify.split import open_split
+
+        return open_split(port, model, forced=forced, deployed=deployed)
     wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
     sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed, stage=stage) for g in port.graphs}
     if port.context is None:

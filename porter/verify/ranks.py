@@ -1,0 +1,129 @@
+"""The ranks of a split port at work: each runs its segments in order and stops where something is exchanged, and
+whoever drives them moves the tensors: here in one process, the ranks in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from porter.exchange import Exchange
+from porter.manifest import Port
+from porter.verify.session import Arrays, BrokenPort, GraphSession
+
+Routes = Mapping[int, np.ndarray]
+Working = Generator[tuple[Exchange, np.ndarray | None], np.ndarray | None, Arrays]  # what is exchanged → what is taken
+
+
+@dataclass(frozen=True)
+class Call:
+    """What all ranks are told of a call: `feed` by the names of inputs, the rank's own cache among them."""
+
+    feed: Mapping[str, np.ndarray]
+    routes: Routes | None
+    embedding_scale: float
+
+    @property
+    def tokens(self) -> int:
+        """Batch * sequence."""
+        return self.feed["input_ids"].size
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a rank does: before its first segment, and behind each, the exchanges in order."""
+
+    rank: int
+    before: tuple[Exchange, ...]
+    behind: tuple[tuple[Exchange, ...], ...]
+
+    @classmethod
+    def of(cls, port: Port, rank: int) -> Program:
+        """Out of porter.json."""
+        split = port.manifest["split"]
+        own = split["ranks"][rank]
+        exchanges = [e for e in map(Exchange.of_json, split["exchanges"]) if e.group_of(rank)]
+        mine = [e for e in exchanges if e.stage == own["stage"]]
+        behind = [tuple(e for e in mine if e.after == n) for n in range(len(own["segments"]))]
+        return cls(rank, tuple(e for e in exchanges if e.stage != own["stage"]), tuple(behind))
+
+
+class Rank:
+    """The segments of one rank, loaded."""
+
+    def __init__(self, program: Program, segments: Sequence[GraphSession]) -> None:
+        self._program, self._segments = program, segments
+
+    def work(self, call: Call) -> Working:
+        """One call: yields each exchange with what this rank gives, is sent what it takes; returns all values."""
+        values = dict(call.feed)
+        for exchange in self._program.before:
+            values |= self._taken(exchange, (yield exchange, None))
+        for segment, behind in zip(self._segments, self._program.behind, strict=True):
+            values |= segment.compute(values, call.routes, call.embedding_scale)
+            for exchange in behind:
+                values |= self._taken(exchange, (yield exchange, values[exchange.gives]))
+        return values
+
+    def _taken(self, exchange: Exchange, value: np.ndarray | None) -> Arrays:
+        return {} if value is None else {exchange.takes: value}
+
+
+def in_turn(
+    ranks: Sequence[Rank],
+    calls: Sequence[Call],
+    rounded: Callable[[np.ndarray], np.ndarray],
+    moved: dict[Exchange, int],
+) -> list[Arrays]:
+    """Runs all ranks, each as far as it comes; gives all values of each. Sums are `rounded` as the deployed dtype does;
+    the bytes that a card gave are added to `moved`.
+
+    Raises BrokenPort where they wait for one another without end.
+    """
+    working = [rank.work(call) for rank, call in zip(ranks, calls, strict=True)]
+    waiting: dict[int, tuple[Exchange, np.ndarray | None]] = {}
+    results: dict[int, Arrays] = {}
+
+    def go_on(rank: int, value: np.ndarray | None) -> None:
+        try:
+            waiting[rank] = working[rank].send(value)
+        except StopIteration as end:
+            results[rank] = end.value
+
+    for rank in range(len(working)):
+        go_on(rank, None)
+    while waiting:
+        ready = [r for r in waiting if _together(r, waiting)]
+        if not ready:
+            raise BrokenPort("ranks wait for one another: porter.json does not tell their exchanges in order")
+        exchange = waiting[ready[0]][0]
+        group = exchange.group_of(ready[0]) or ()
+        given = [value for rank in group if (value := waiting.pop(rank)[1]) is not None]
+        moved[exchange] = moved.get(exchange, 0) + given[0].size * (exchange.bytes_per_token // exchange.width)
+        for rank, value in zip(group, exchanged(exchange, given, rounded), strict=True):
+            go_on(rank, value)
+    return [results[rank] for rank in range(len(working))]
+
+
+def exchanged(
+    exchange: Exchange, given: Sequence[np.ndarray], rounded: Callable[[np.ndarray], np.ndarray]
+) -> list[np.ndarray | None]:
+    """What each card of a group takes."""
+    match exchange.kind:
+        case "AllReduce":
+            total = given[0]
+            for value in given[1:]:
+                total = total + value
+            return [rounded(total)] * len(given)
+        case "AllGather":
+            return [np.concatenate(given, axis=-1)] * len(given)
+        case "Send":
+            return [None, given[0]]
+
+
+def _together(rank: int, waiting: Mapping[int, tuple[Exchange, np.ndarray | None]]) -> bool:
+    exchange = waiting[rank][0]
+    group = exchange.group_of(rank) or ()
+    return all(peer in waiting and waiting[peer][0] == exchange for peer in group)
