@@ -69,6 +69,8 @@ class GraphSession:
         options.log_severity_level = 4  # what goes wrong comes back as an exception
         if stage is not None:  # each weight is read a few times and let go: a rearranged copy does not pay
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if port.cards > 1:  # threads of many segments would wait for work where others work
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
         with _blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(graph, load_external_data=False))
