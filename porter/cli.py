@@ -100,6 +100,7 @@ def verify(
     prompts: options.PROMPTS = None,
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
+    launch: options.LAUNCH = None,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
@@ -118,6 +119,7 @@ def verify(
             prompts=prompts,
             layers=layers,
             memory=memory,
+            launch=launch,
             watch=watch,
         )
     render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())

@@ -42,6 +42,11 @@ class Exchange:
         times = {"AllReduce": 2 * (size - 1) / size, "AllGather": size - 1, "Send": 1}
         return times[self.kind] * self.bytes_per_token
 
+    @property
+    def givers(self) -> int:
+        """How many cards give something."""
+        return sum(1 if self.kind == "Send" else len(group) for group in self.groups)
+
     def group_of(self, rank: int) -> tuple[int, ...] | None:
         """The cards that a rank exchanges with, itself among them; None where it has no part in it."""
         return next((group for group in self.groups if rank in group), None)

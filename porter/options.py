@@ -133,6 +133,10 @@ MEMORY = Annotated[
     typer.Option(help="How much to use, as 6GB: a larger model is run layer by layer. Most of what is free."),
 ]
 
+LAUNCH = Annotated[
+    int | None, typer.Option(min=2, help="Run a port of several cards as so many processes, through torchrun.")
+]
+
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]
 TARGET_NAME = Annotated[
     str | None, typer.Argument(help="One target, or a TOML file of your own, with the source of every fact.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +41,13 @@ def verify(
     prompts: Path | None = None,
     layers: str | None = None,
     memory: str | None = None,
+    launch: int | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
+    A port for several cards is run in this process, rank by rank, or by `launch` processes, one for each.
     A file of `prompts` is read instead of those that come with porter.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
@@ -53,7 +55,7 @@ def verify(
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
-    port = open_port(folder)
+    port = _launched(open_port(folder), launch)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
@@ -86,6 +88,16 @@ def verify(
         prompts=ran.asked,
         slice=None if layers is None else tuple(stages.layers),
     )
+
+
+def _launched(port: Port, launch: int | None) -> Port:
+    if launch is None:
+        return port
+    if port.cards == 1:
+        raise ParityError("--launch is for ports of several cards, and this one is for one", "leave it out")
+    if launch != port.cards:
+        raise ParityError(f"--launch {launch} does not fit a port for {port.cards} cards", f"use --launch {port.cards}")
+    return replace(port, launched=True)
 
 
 @dataclass(frozen=True)

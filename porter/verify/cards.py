@@ -18,10 +18,11 @@ def cards_of(port: Port, model: Model) -> list[tuple[Port, Model]]:
     split = port.manifest["split"]
     layout = Layout(split["tp"], split["ep"], split["pp"])
     models = shared_out(model, port.manifest["attention"] or "auto", layout)
-    return [(_card(port, rank), one) for rank, one in enumerate(models)]
+    return [(card_of(port, rank), one) for rank, one in enumerate(models)]
 
 
-def _card(port: Port, rank: int) -> Port:
+def card_of(port: Port, rank: int) -> Port:
+    """The port as the card of a rank has it."""
     folder = folder_of(rank)
 
     def own(part: str) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ import numpy as np
 
 from porter.exchange import Exchange
 from porter.manifest import Port
+from porter.package.plan import DTYPES
 from porter.verify.session import Arrays, BrokenPort, GraphSession
+from porter.verify.widen import Weights
 
 Routes = Mapping[int, np.ndarray]
 Working = Generator[tuple[Exchange, np.ndarray | None], np.ndarray | None, Arrays]  # what is exchanged → what is taken
@@ -64,21 +66,35 @@ class Rank:
         for segment, behind in zip(self._segments, self._program.behind, strict=True):
             values |= segment.compute(values, call.routes, call.embedding_scale)
             for exchange in behind:
-                values |= self._taken(exchange, (yield exchange, values[exchange.gives]))
+                given = values[exchange.gives]
+                if given.shape != (call.tokens, exchange.width):
+                    message = f"{exchange.gives} is {list(given.shape)}, not [{call.tokens}, {exchange.width}]"
+                    raise BrokenPort(f"{message}: porter.json tells other bytes than are exchanged")
+                values |= self._taken(exchange, (yield exchange, given))
         return values
 
     def _taken(self, exchange: Exchange, value: np.ndarray | None) -> Arrays:
         return {} if value is None else {exchange.takes: value}
 
 
-def in_turn(
-    ranks: Sequence[Rank],
-    calls: Sequence[Call],
-    rounded: Callable[[np.ndarray], np.ndarray],
-    moved: dict[Exchange, int],
-) -> list[Arrays]:
-    """Runs all ranks, each as far as it comes; gives all values of each. Sums are `rounded` as the deployed dtype does;
-    the bytes that a card gave are added to `moved`.
+Execute = Callable[[Sequence[Call]], list[Arrays]]  # a call for each rank → all values of each
+
+
+def open_rank(
+    card: Port, program: Program, wide: Callable[[frozenset[str]], Weights], *, forced: bool, deployed: bool
+) -> Rank:
+    """One rank, its segments loaded. Raises BrokenPort where one does not."""
+    return Rank(program, [GraphSession(card, g, wide, forced=forced, deployed=deployed) for g in card.graphs])
+
+
+def rounding(port: Port, *, deployed: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """What becomes of a sum in float32 where the dtype of the port is emulated."""
+    dtype = DTYPES[port.dtype].numpy() if deployed else np.dtype(np.float32)
+    return lambda values: values.astype(dtype).astype(np.float32)
+
+
+def in_turn(ranks: Sequence[Rank], rounded: Callable[[np.ndarray], np.ndarray], calls: Sequence[Call]) -> list[Arrays]:
+    """Runs all ranks, each as far as it comes; gives all values of each. Sums are `rounded` as the deployed dtype does.
 
     Raises BrokenPort where they wait for one another without end.
     """
@@ -101,7 +117,6 @@ def in_turn(
         exchange = waiting[ready[0]][0]
         group = exchange.group_of(ready[0]) or ()
         given = [value for rank in group if (value := waiting.pop(rank)[1]) is not None]
-        moved[exchange] = moved.get(exchange, 0) + given[0].size * (exchange.bytes_per_token // exchange.width)
         for rank, value in zip(group, exchanged(exchange, given, rounded), strict=True):
             go_on(rank, value)
     return [results[rank] for rank in range(len(working))]

@@ -4,22 +4,19 @@ together again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
-from porter.exchange import Exchange
 from porter.manifest import Port
 from porter.model import Model
-from porter.package.plan import DTYPES
 from porter.verify.cards import cards_of
-from porter.verify.ranks import Call, Program, Rank, Routes, in_turn
+from porter.verify.launched import Launched
+from porter.verify.ranks import Call, Execute, Program, Routes, in_turn, open_rank, rounding
 from porter.verify.runs import PortPast, PortRun, PortTrace
-from porter.verify.session import PAST, PRESENT, Arrays, BrokenPort, GraphSession, results_of
+from porter.verify.session import PAST, PRESENT, Arrays, BrokenPort, results_of
 from porter.verify.widen import wide_weights
-
-Execute = Callable[[Sequence[Call]], list[Arrays]]  # a call for each rank → all values of each
 
 
 class SplitRun(PortRun):
@@ -86,33 +83,21 @@ class SplitRun(PortRun):
 
 
 def open_split(port: Port, model: Model, *, forced: bool, deployed: bool) -> PortRun:
-    """The port, ready to be called. Raises BrokenPort where it does not load."""
+    """The port, ready to be called: all ranks in this process, or each in one of its own where it is `launched`.
+
+    Raises BrokenPort where it does not load.
+    """
     cards = cards_of(port, model)
-    ranks = [open_rank(*card, Program.of(port, n), forced=forced, deployed=deployed) for n, card in enumerate(cards)]
-    moved: dict[Exchange, int] = {}
-    execute = partial(_in_turn, ranks, rounding(port, deployed=deployed), moved)
+    execute: Execute
+    if port.launched:
+        execute = Launched(port, model.checkpoint.folder, forced=forced, deployed=deployed)
+    else:
+        loaded = [
+            open_rank(card, Program.of(port, n), partial(wide_weights, its), forced=forced, deployed=deployed)
+            for n, (card, its) in enumerate(cards)
+        ]
+        execute = partial(in_turn, loaded, rounding(port, deployed=deployed))
     return SplitRun(port, [its for _, its in cards], execute, forced=forced)
-
-
-def open_rank(card: Port, model: Model, program: Program, *, forced: bool, deployed: bool) -> Rank:
-    """One rank, its segments loaded. Raises BrokenPort where one does not."""
-    wide = partial(wide_weights, model)
-    return Rank(program, [GraphSession(card, g, wide, forced=forced, deployed=deployed) for g in card.graphs])
-
-
-def rounding(port: Port, *, deployed: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """What becomes of a sum in float32 where the dtype of the port is emulated."""
-    dtype = DTYPES[port.dtype].numpy() if deployed else np.dtype(np.float32)
-    return lambda values: values.astype(dtype).astype(np.float32)
-
-
-def _in_turn(
-    ranks: Sequence[Rank],
-    rounded: Callable[[np.ndarray], np.ndarray],
-    moved: dict[Exchange, int],
-    calls: Sequence[Call],
-) -> list[Arrays]:
-    return in_turn(ranks, calls, rounded, moved)
 
 
 def _agreed(what: str, copies: Sequence[np.ndarray]) -> np.ndarray:
