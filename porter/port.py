@@ -62,9 +62,8 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    order = Order(
-        folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size), shape, tp, ep, pp
-    )
+    most = parse_size(shard_size)
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, most, shape, tp, ep, pp)
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     to = Destination(output, force, inside)
@@ -77,19 +76,14 @@ def convert(
     graphs = {phase.file: ir.to_proto(model).SerializeToString(deterministic=True) for phase, model in built}
     steps = recipe(work.target, built, work.dtype_name, work.model.config.max_position_embeddings)
     extras = (*(("compile.sh",) if steps else ()), *((SIGNATURE,) if signer else ()))
-    names = (*graphs, *(f.name for f in work.files), *extras)
-    to = replace(to, names=names)
+    to = replace(to, names=(*graphs, *(f.name for f in work.files), *extras))
     to.refuse()
     refuse_links(work.shards())
+    size = sum(map(len, graphs.values()))
     if dry_run:
-        return _foreseen(work, to, sum(map(len, graphs.values())), jobs or cores())
-    size = work.new_bytes + sum(map(len, graphs.values()))
-    with new_folder(to, work.parameters(tuple(graphs.values())), size) as partial:
-        if not inside:
-            for shard in work.shards():
-                clone(shard, partial / shard.name)
-        for rank in work.ranks:
-            (partial / rank.folder).mkdir(exist_ok=True)
+        return _foreseen(work, to, size, jobs or cores())
+    with new_folder(to, work.parameters(tuple(graphs.values())), work.new_bytes + size) as partial:
+        _prepare(work, partial, inside)
         entries = write_files(work, partial, jobs, lambda done: watch("writing weights", done, work.new_bytes))
         shards = _shard_entries(work, digests or signer is not None, watch)
         manifest = describe(work, built, lowering, steps, entries, shards, split)
@@ -121,6 +115,14 @@ def _lowered(work: Work, output: Path) -> Lowered:
         found.append((phase, model))
         report.update(counts)
     return found, dict(report), None
+
+
+def _prepare(work: Work, folder: Path, inside: bool) -> None:
+    """What must be there before weights are written: clones of shards, folders of ranks."""
+    for shard in () if inside else work.shards():
+        clone(shard, folder / shard.name)
+    for rank in work.ranks:
+        (folder / rank.folder).mkdir(exist_ok=True)
 
 
 def _shard_entries(work: Work, digests: bool, watch: Watch) -> list[dict[str, Any]]:

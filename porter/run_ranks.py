@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -51,7 +50,6 @@ def main() -> None:
     except (PorterError, BrokenPort) as error:
         if os.environ.get("RANK", "0") == "0" or isinstance(error, BrokenPort):
             render.print_error(error if isinstance(error, PorterError) else PortError(str(error)))
-        sys.stderr.flush()
         os._exit(2)  # the others may wait for this one, and would keep it
     links.close()
 

@@ -20,13 +20,14 @@ from porter.target import devices, frontends
 PORTER = ROOT / "porter"
 # A module may import what stands on a lower line, and of its own package whatever it likes. Top to bottom:
 FLOORS = """
-5  cli
+5  cli run_ranks
 5  options
 5  progress
 5  render_targets
 5  render
 4  inspect verify
 4  catalogue compilation coverage port
+3  partition
 3  executors sign
 3  manifest
 3  order recipe
@@ -42,7 +43,8 @@ FLOORS = """
 0  graph
 0  schema shape
 0  quantize
-0  behind errors
+0  layout
+0  behind errors exchange
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
@@ -59,6 +61,7 @@ DOORS = {
         "passes",
         "package",
         "order",
+        "partition",
         "weights",
         "lowering",
         "recipe",
