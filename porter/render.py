@@ -69,7 +69,6 @@ def print_conversion(result: Mapping[str, Any]) -> None:
     if result.get("dry_run"):
         _print_foreseen(result)
         return
-    graphs = (f"{graph['file']}: {graph['nodes']} nodes" for graph in result["graphs"])
     lowering, shape = result["lowering"], {"shape": result["shape"]} if result["shape"] else {}
     signed = {"signature": result["signature"]} if result["signature"] else {}
     print_pairs(
@@ -80,7 +79,7 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "dtype": f"{result['dtype']}, {result['dtype_reason']}",
             **_quantized(result),
             **shape,
-            "graphs": ", ".join(graphs),
+            **_graphs(result),
             "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
             "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
             "source tensors left out": result["dropped"],
@@ -88,6 +87,20 @@ def print_conversion(result: Mapping[str, Any]) -> None:
             "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
         },
     )
+
+
+def _graphs(result: Mapping[str, Any]) -> dict[str, str]:
+    """Each graph; of a port for several cards how many there are, and what the cards exchange."""
+    if "split" not in result:
+        return {"graphs": ", ".join(f"{graph['file']}: {graph['nodes']} nodes" for graph in result["graphs"])}
+    split = result["split"]
+    parts = ", ".join(f"{name} {split[name]}" for name in ("tp", "ep", "pp") if split[name] > 1)
+    nbytes = sum(exchange["bytes_per_token"] for exchange in split["exchanges"])
+    return {
+        "cards": f"{split['cards']}: {parts}; at most {size(max(r['weight_bytes'] for r in split['ranks']))} on one",
+        "graphs": f"{len(result['graphs'])} segments",
+        "exchanges": f"{len(split['exchanges'])}, to which a card gives {size(nbytes)} a token",
+    }
 
 
 def _quantized(result: Mapping[str, Any]) -> dict[str, str]:
