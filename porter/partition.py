@@ -85,6 +85,10 @@ def pieces(graph: ir.Graph, tables: set[str]) -> Iterator[Piece]:
         part = ir.convenience.extract(graph, [*graph.inputs, *read], outputs)
         for value in [v for v in part.inputs if not v.uses()]:
             part.inputs.remove(value)
+        found = dict(part.initializers)
+        part.initializers.clear()  # they come in no order, and the same input gives the same bytes
+        for name in (name for name in graph.initializers if name in found):
+            part.register_initializer(found[name])
         yield Piece(part, tuple(n for n in graph if _is_collective(n) and levels[n.outputs[0]] == level + 1))
 
 

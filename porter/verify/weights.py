@@ -151,18 +151,12 @@ def _wrong_pointers(graphs: Sequence[onnx.GraphProto], weights: Mapping[str, Fou
 
 
 def _unaccounted(graphs: Sequence[onnx.GraphProto], port: Port, model: Model) -> list[str]:
-    """Weights that one of the graphs lacks, has twice, or should not have; of segments, all of them together, and what
-    is computed from config.json may stand in several.
-    """
+    """Weights that one of the graphs lacks, has twice, or should not have; segments have all of them together."""
     wanted = {name for w in model.binding.weights for name, _, _ in w.parameter.stored(DTYPES[port.dtype])}
-    wrong: set[str] = set()
-    tables = {w.parameter.name for w in model.binding.weights if w.parameter.table is not None}
-    names = [[str(i.name) for i in g.initializer if i.data_location == onnx.TensorProto.EXTERNAL] for g in graphs]
-    if port.cards > 1:
-        several = [name for found in names for name in found]
-        names = [[name for name in several if name not in tables] + sorted(tables & {*several})]
-    for found in names:
-        wrong |= wanted.symmetric_difference(found) | {name for name in found if found.count(name) > 1}
+    found = [[str(i.name) for i in g.initializer if i.data_location == onnx.TensorProto.EXTERNAL] for g in graphs]
+    wrong = {name for names in found for name in names if names.count(name) > 1}
+    for names in found if port.cards == 1 else [[name for names in found for name in names]]:
+        wrong |= wanted.symmetric_difference(names)
     return sorted(wrong)
 
 
