@@ -29,6 +29,8 @@ from porter.verify.ranks import Call, Program, Rank, open_rank, rounding
 from porter.verify.session import PAST, PRESENT, Arrays, BrokenPort
 from porter.verify.widen import Weights, wide_weights
 
+PATIENCE = 5.0  # seconds for rank 0 to say what is wrong
+
 
 def main() -> None:
     """The command; what the user can mend becomes two lines of rank 0 and exit code 2."""
@@ -48,8 +50,9 @@ def main() -> None:
             if links.rank == 0:
                 render.print_json(result)
     except (PorterError, BrokenPort) as error:
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, BrokenPort):
-            render.print_error(error if isinstance(error, PorterError) else PortError(str(error)))
+        if isinstance(error, PorterError) and os.environ.get("RANK", "0") != "0":
+            time.sleep(PATIENCE)  # all meet it, rank 0 says it, and the first to end takes the others with it
+        render.print_error(error if isinstance(error, PorterError) else PortError(str(error)))
         os._exit(2)  # the others may wait for this one, and would keep it
     links.close()
 

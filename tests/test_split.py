@@ -128,7 +128,9 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do(
 ) -> None:
     tiny.write_checkpoint(tmp_path / "checkpoint", tiny.sample(family, **SIZES[family] | sizes))
     options = [word for name, n in layout.items() for word in (f"--{name}", n)]
-    done = run("convert", tmp_path / "checkpoint", "--target", "onnxruntime-cpu", "-o", tmp_path / "port", *options, "--json")
+    done = run(
+        "convert", tmp_path / "checkpoint", "--target", "onnxruntime-cpu", "-o", tmp_path / "port", *options, "--json"
+    )
     said = done.refusal()
     assert message in said
     assert hint in said
@@ -276,7 +278,9 @@ def test_narrow_ports_pass_at_every_level(dtype: str, checkpoint: Callable[[str]
 
 @pytest.mark.parametrize("form", ["gptq", "fp8"])
 def test_quantized_checkpoints_are_decoded_before_they_are_cut(form: str, tmp_path: Path) -> None:
-    folder = tiny.write_checkpoint(tmp_path / "checkpoint", tiny.sample("llama", **SIZES["llama"], intermediate_size=96))
+    folder = tiny.write_checkpoint(
+        tmp_path / "checkpoint", tiny.sample("llama", **SIZES["llama"], intermediate_size=96)
+    )
     packing.quantize_checkpoint(folder, form)
     convert(folder, "onnxruntime-cpu", tmp_path / "port", tp=2)
     assert_parity(tmp_path / "port", folder, Originals(folder, None, whole(3)))
@@ -288,9 +292,7 @@ def test_the_expanded_form_is_split_too(checkpoint: Callable[[str], Path], tmp_p
     assert_parity(tmp_path / "port", folder, Originals(folder, None, whole(3)))
 
 
-def test_the_same_command_gives_the_same_bytes(
-    split: Path, checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_the_same_command_gives_the_same_bytes(split: Path, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     convert(checkpoint("llama"), "onnxruntime-cpu", tmp_path / "again", tp=2, pp=2)
     files = sorted(path.relative_to(split) for path in split.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))

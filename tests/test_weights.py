@@ -174,6 +174,6 @@ def test_parts_of_single_experts_are_not_cut_out_of_a_stack(tmp_path: Path) -> N
     given = source(tmp_path, m__fused=counted(2, 2, 3))
     whole = bind(parameters(m__experts=(2, 2, 3)), [STACK], (), given)
     half = Parameter((2, 1, 3), name="m.experts", cut=Cut((2, 2, 3), (WHOLE, Share(2, 0), WHOLE)))
-    with pytest.raises(FamilyError, match="tensor 'm.fused' stacks all experts") as caught:
+    with pytest.raises(FamilyError, match=r"tensor 'm\.fused' stacks all experts") as caught:
         share(whole, [half])
     assert "--ep" in caught.value.hint
