@@ -63,7 +63,12 @@ def _leads(rank: dict[str, Any]) -> bool:
 
 def _port(port: Port) -> dict[str, Any]:
     manifest, operators, phases = port.manifest, Counter[str](), []
-    led = {file for rank in manifest.get("split", {}).get("ranks", []) if _leads(rank) for file in rank["segments"]}
+    led = {
+        file
+        for rank in manifest.get("split", {}).get("ranks", [])
+        if _leads(rank)
+        for file in next(iter(rank["segments"].values()))
+    }
     for path, entry in zip(port.graphs, manifest["graphs"], strict=True):
         if digest_of(path)["sha256"] != entry["sha256"]:
             raise PortError(f"'{path}' was changed since it was written", "convert the checkpoint again")

@@ -76,13 +76,21 @@ class Port:
         if self.manifest.get("shape") is None:
             return []
         found = []
-        for entry in self.manifest["graphs"]:
+        for entry in self._wholes():
             shapes = {value["name"]: value["shape"] for value in entry["inputs"]}
             (batch, sequence), context = shapes["input_ids"], shapes["attention_mask"][1]
             for gear in entry.get("gears", [{}]):
                 sizes = batch, gear.get("sequence", sequence), gear.get("context", context)
                 found.append(FixedSize(entry["file"], *sizes))
         return found
+
+    def _wholes(self) -> list[dict[str, Any]]:
+        """The entries of the graphs; of a port for several cards, whose graphs are cut, what their segments say."""
+        if self.cards == 1:
+            return list(self.manifest["graphs"])
+        inputs = {entry["file"]: entry["inputs"] for entry in self.manifest["graphs"]}
+        segments = self.manifest["split"]["ranks"][0]["segments"].items()
+        return [{"file": file, "inputs": [v for part in parts for v in inputs[part]]} for file, parts in segments]
 
     @property
     def context(self) -> int | None:
@@ -163,6 +171,7 @@ def describe(
     """
     model, target, attention = work.model, work.target, work.order.attention
     forms, sizes = model.family.forms, census(model.network)
+    meant = [p for network in work.networks for p in network.quantizable() if model.quantization]
     return {
         "schema_version": SCHEMA_VERSION,
         "porter": __version__,
@@ -172,7 +181,7 @@ def describe(
         "frontend": target.frontend.name,
         "dtype": work.dtype_name,
         "quantize": None if model.quantization is None else str(model.quantization),
-        "left_in_float": [p.name for p in model.network.quantizable() if model.quantization and not p.quantization],
+        "left_in_float": list(dict.fromkeys(p.name for p in meant if not p.quantization)),
         "attention": (forms[0] if attention == "auto" else attention) if forms else None,
         "shape": None if work.shape is None else str(work.shape),
         "minimum_past": work.minimum_past,

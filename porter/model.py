@@ -65,6 +65,9 @@ def shared_out(model: Model, attention: str, layout: Layout) -> tuple[Model, ...
         networks = [model.family.build(model.config, attention, rank) for rank in layout.ranks()]
     except Indivisible as error:
         raise Indivisible(error.message, _next_sizes(model, attention, layout)) from None
+    if model.quantization is not None:
+        for network in networks:
+            _quantize(network, model.quantization)
     bindings = (share(model.binding, network.named_parameters()) for network in networks)
     return tuple(dataclasses.replace(model, network=n, binding=b) for n, b in zip(networks, bindings, strict=True))
 

@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from porter import __version__
+from porter.blocks.decoder import Decoder
 from porter.cast import largest
 from porter.errors import FamilyError, TargetError, first_few
 from porter.layout import Layout
@@ -90,6 +91,11 @@ class Work:
         return tuple(sorted({r.file for r in self.references}))
 
     @property
+    def networks(self) -> tuple[Decoder, ...]:
+        """The network of each card."""
+        return tuple(rank.model.network for rank in self.ranks) or (self.model.network,)
+
+    @property
     def dtype_name(self) -> str:
         """The dtype as the command line and the manifest call it."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
@@ -123,7 +129,7 @@ def work_out(order: Order) -> Work:
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype, reason = _port_dtype(order, model, target)
     _refuse_overflow(model, dtype)
-    phases = _phases(shape, model, target.frontend)
+    phases = _phases(shape, model, target.frontend, order.layout)
     if order.layout.cards > 1:
         models = shared_out(model, order.attention, order.layout)
         ranks = tuple(_rank(one, rank, order, dtype) for rank, one in zip(order.layout.ranks(), models, strict=True))
@@ -140,17 +146,10 @@ def _rank(model: Model, layout: Layout, order: Order, dtype: ir.DataType) -> Ran
 
 
 def _refuse_split(order: Order) -> None:
-    """Raises TargetError for what is not known of ports for several cards."""
-    if order.layout.cards == 1:
-        return
-    wrong = {
-        "--quantize": order.quantize != "none",
-        "--shape": order.shape is not None,
-        "--weights reference": order.weights == "reference",
-    }
-    for option in (name for name, given in wrong.items() if given):
-        message = f"{option} does not go with --tp, --ep or --pp"
-        raise TargetError(message, f"leave {option} out, or make the port for one card")
+    """Raises TargetError for weights that cannot stay where they are: of several cards each has a part."""
+    if order.layout.cards > 1 and order.weights == "reference":
+        message = "--weights reference does not go with --tp, --ep or --pp"
+        raise TargetError(message, "leave it out, or make the port for one card")
 
 
 def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
@@ -164,8 +163,8 @@ def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
         )
 
 
-def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phase, ...]:
-    """The graphs of a port, as the front end takes their sizes."""
+def _phases(shape: Shape | None, model: Model, frontend: Frontend, layout: Layout) -> tuple[Phase, ...]:
+    """The graphs of a port, as the front end takes their sizes; what cards exchange has no gears."""
     if shape is None:
         if not frontend.open_sizes:
             raise TargetError(f"{frontend.name} takes graphs of fixed sizes only", f"give them: {EXAMPLE}")
@@ -174,7 +173,7 @@ def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phas
     if not rotation.unbounded and longest > rotation.rope.positions():
         message = f"--shape: context {longest} is more than the {rotation.rope.positions()} positions of the model"
         raise TargetError(message, "a place of the cache is a position: give a smaller context")
-    phases = shape.phases("gears" in frontend.shapes)
+    phases = shape.phases("gears" in frontend.shapes and layout.cards == 1)
     if frontend.gears_limit is not None:
         least, most = frontend.gears_limit
         for phase in phases:

@@ -52,36 +52,53 @@ def part(work: Work, output: Path) -> Parted:
     segments, ranks, exchanges = list[tuple[Phase, ir.Model]](), list[dict[str, Any]](), list[Exchange]()
     report: Counter[str] = Counter()
     for rank in work.ranks:
-        graph = rank.model.network.build(work.dtype)
-        bind_graph(graph, rank.files, output)
-        tables = {p.name for p in rank.model.network.named_parameters() if p.table is not None}
-        files = list[str]()
-        for number, piece in enumerate(pieces(graph, tables)):
-            model, counts = lower(piece.graph, work.target.frontend)
-            name, file = f"rank {rank.layout.rank}, segment {number}", f"{rank.folder}segment-{number:03d}.onnx"
-            phase = Phase(name, file, work.phases[0].sizes)
-            report.update(counts)
-            segments.append((phase, model))
-            files.append(phase.file)
-            if rank.layout.leads:
-                exchanges += [_collective(rank, number, node, work) for node in piece.behind]
-        if rank.layout.leads and not rank.layout.last:
-            exchanges.append(_handed_on(rank, len(files) - 1, work))
+        files: dict[str, list[str]] = {}
+        for whole in work.phases:
+            made = files[whole.file] = []
+            behind = list[Exchange]()
+            for number, piece in enumerate(_cut(rank, whole, work, output)):
+                model, counts = lower(piece.graph, work.target.frontend)
+                phase = _phase(rank, whole, number)
+                report.update(counts)
+                segments.append((phase, model))
+                made.append(phase.file)
+                behind += [_collective(rank, number, node, work) for node in piece.behind]
+            if not rank.layout.last:
+                behind.append(_handed_on(rank, len(made) - 1, work))
+            if rank.layout.leads and whole == work.phases[0]:  # as in any other
+                exchanges += behind
         ranks.append(_described(rank, files, work))
     asked = {"tp": work.order.tp, "ep": work.order.ep, "pp": work.order.pp, "cards": len(ranks)}
     told = {"ranks": ranks, "exchanges": [exchange.to_json() for exchange in exchanges]}
     return Parted(tuple(segments), dict(report), asked | told)
 
 
-def pieces(graph: ir.Graph, tables: set[str]) -> Iterator[Piece]:
+def _cut(rank: Rank, whole: Phase, work: Work, output: Path) -> Iterator[Piece]:
+    graph = rank.model.network.build(work.dtype, whole.sizes)
+    bind_graph(graph, rank.files, output)
+    tables = {p.name for p in rank.model.network.named_parameters() if p.table is not None}
+    return pieces(graph, tables, whole.sizes.tokens or TOKENS)
+
+
+def _phase(rank: Rank, whole: Phase, number: int) -> Phase:
+    """A segment of a graph: that of a growing port has no name of its own."""
+    stem = "segment" if whole.sizes.context is None else whole.file.removesuffix(".onnx")
+    file = f"{rank.folder}{stem}-{number:03d}.onnx"
+    return Phase(f"{whole.name}: rank {rank.layout.rank}, segment {number}", file, whole.sizes)
+
+
+def pieces(graph: ir.Graph, tables: set[str], tokens: int | str) -> Iterator[Piece]:
     """The segments of a rank's graph, in order; weights called one of `tables` are computed, not read."""
-    levels = _levels(graph, tables)
-    for level in range(max(n for n in levels.values() if n is not None) + 1):
-        here = [n for n in graph if not _is_collective(n) and levels[n.outputs[0]] == level]
+    levels, nodes = _levels(graph, tables), dict[int, list[ir.Node]]()
+    for node in graph:
+        if (at := levels[node.outputs[0]]) is not None:
+            nodes.setdefault(at, []).append(node)
+    for level in range(max(nodes) + 1):
+        here = [n for n in nodes[level] if not _is_collective(n)]
         outputs = [v for n in here for v in n.outputs if v.is_graph_output() or _is_read_behind(v, level, levels)]
         read = dict.fromkeys(v for n in here for v in n.inputs if v is not None and _comes_before(v, level, levels))
         for value in (*read, *outputs):
-            value.shape = value.shape if value.shape is not None else ir.Shape([TOKENS, _width(value)])
+            value.shape = value.shape if value.shape is not None else ir.Shape([tokens, _width(value)])
         part = ir.convenience.extract(graph, [*graph.inputs, *read], outputs)
         for value in [v for v in part.inputs if not v.uses()]:
             part.inputs.remove(value)
@@ -89,7 +106,7 @@ def pieces(graph: ir.Graph, tables: set[str]) -> Iterator[Piece]:
         part.initializers.clear()  # they come in no order, and the same input gives the same bytes
         for name in (name for name in graph.initializers if name in found):
             part.register_initializer(found[name])
-        yield Piece(part, tuple(n for n in graph if _is_collective(n) and levels[n.outputs[0]] == level + 1))
+        yield Piece(part, tuple(n for n in nodes.get(level + 1, ()) if _is_collective(n)))
 
 
 def _levels(graph: ir.Graph, tables: set[str]) -> Levels:
@@ -133,6 +150,8 @@ def _width(value: ir.Value) -> int:
         case "Reshape":
             shape = constant_of(inputs[1])
             return width(value, -1) if shape is None else int(shape[-1])
+        case "QuantizedLinear":
+            return node.attributes["outputs"].as_int()
         case "Experts":
             return width(inputs[4], 1)
         case "AllGather":
@@ -160,8 +179,8 @@ def _handed_on(rank: Rank, number: int, work: Work) -> Exchange:
     )
 
 
-def _described(rank: Rank, files: list[str], work: Work) -> dict[str, Any]:
-    """What porter.json says of a rank: its place, what it holds, and its segments in the order in which they run."""
+def _described(rank: Rank, files: dict[str, list[str]], work: Work) -> dict[str, Any]:
+    """What porter.json says of a rank: its place, what it holds, and for each graph its segments in their order."""
     layout, network = rank.layout, rank.model.network
     numbers = sum(entry.heads * entry.width for entries in network.cache() for entry in entries)
     return {

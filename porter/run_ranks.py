@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from porter.verify.cards import card_of, cards_of
 from porter.verify.launched import STOP, TICK, call_file, read_call, result_file, write_arrays
 from porter.verify.links import CPU, Links
 from porter.verify.ranks import Call, Program, Rank, open_rank, rounding
-from porter.verify.session import PAST, PRESENT, Arrays, BrokenPort
+from porter.verify.runs import PortPast, run_of
+from porter.verify.session import PAST, Arrays, BrokenPort, Results, results_of
 from porter.verify.widen import Weights, wide_weights
 
 PATIENCE = 5.0  # seconds for rank 0 to say what is wrong
@@ -91,7 +93,7 @@ def _backend(port: Port, asked: str) -> str:
 def _opened(port: Port, rank: int, given: argparse.Namespace, *, deployed: bool) -> Rank:
     card, wide = card_of(port, rank), partial(_nothing)
     if given.against is not None:
-        model = understand(given.against, port.manifest.get("attention") or "auto")
+        model = understand(given.against, port.manifest.get("attention") or "auto", port.quantization)
         wide = partial(wide_weights, cards_of(port, model)[rank][1])
     return open_rank(card, Program.of(port, rank), wide, forced=given.forced, deployed=deployed)
 
@@ -114,40 +116,57 @@ def _serve(links: Links, rank: Rank, folder: Path) -> None:
         number += 1
 
 
+class Own:
+    """A graph of the port as this rank has it: what the others compute is theirs to know."""
+
+    def __init__(self, graph: str, port: Port, links: Links, rank: Rank) -> None:
+        self._graph, self._links, self._rank = graph, links, rank
+        inputs = (value for entry in card_of(port, links.rank).manifest["graphs"] for value in entry["inputs"])
+        self._cached = {value["name"]: value["shape"] for value in inputs if value["name"].startswith(PAST)}
+
+    def cache(self, batch: int, places: int) -> Arrays:
+        """A cache of so many places with nothing in them."""
+        return {n: np.zeros([batch, shape[1], places, shape[3]], np.float32) for n, shape in self._cached.items()}
+
+    def run(
+        self,
+        feed: Mapping[str, np.ndarray],
+        routes: Mapping[int, np.ndarray] | None,
+        embedding_scale: float,
+        hidden: np.ndarray | None = None,
+    ) -> Results:
+        """One call; logits are zeros where another stage has them."""
+        values = self._links.run(self._rank, Call(self._graph, feed, routes, embedding_scale))
+        nothing = np.zeros((*feed["input_ids"].shape, 1), np.float32)
+        return results_of(values, values.get("logits", nothing), forced=False)
+
+
 def _generate(port: Port, links: Links, rank: Rank, ids: np.ndarray, count: int) -> dict[str, Any]:
     """Tokens one by one, each of them the likeliest."""
-    begun, tokens, computed = time.monotonic(), list[int](), 0
-    cache, mask = _empty(port, links.rank)
+    begun, tokens, start = time.monotonic(), list[int](), 0
+    run = run_of(port, {graph: Own(graph, port, links, rank) for graph in Program.of(port, links.rank).segments})
+    past: PortPast | None = None
     while len(tokens) < count:
-        start = mask.sum()
-        mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
         positions = np.arange(start, start + ids.shape[1])[None]
-        feed = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, **cache}
-        values = links.run(rank, Call(feed, None, 1.0))
-        computed += ids.size
-        cache = {n.replace(PRESENT, PAST): a for n, a in values.items() if n.startswith(PRESENT)}
-        mine = int(values["logits"][0, -1].argmax()) if "logits" in values else 0
-        tokens.append(links.same(mine, port.cards - 1))
+        trace, past = run.run(ids, positions, np.ones_like(ids), past)
+        start += ids.shape[1]
+        tokens.append(links.same(int(trace.logits[0, -1].argmax()), port.cards - 1))
         ids = np.array([tokens[-1:]], np.int64)
     exchanges = [
-        {**exchange.to_json(), "bytes": nbytes, "told_bytes": computed * exchange.bytes_per_token * exchange.givers}
+        {
+            **exchange.to_json(),
+            "bytes": nbytes,
+            "told_bytes": links.computed * exchange.bytes_per_token * exchange.givers,
+        }
         for exchange, nbytes in zip(links.exchanges, links.totals(), strict=True)
     ]
     return {
         "schema_version": SCHEMA_VERSION,
         "tokens": tokens,
-        "computed_tokens": computed,
+        "computed_tokens": links.computed,
         "exchanges": exchanges,
         "seconds": round(time.monotonic() - begun, 3),
     }
-
-
-def _empty(port: Port, rank: int) -> tuple[Arrays, np.ndarray]:
-    """A rank's cache with nothing in it, and the mask of what stands there."""
-    places = int(port.manifest["minimum_past"])
-    cached = [v for e in card_of(port, rank).manifest["graphs"] for v in e["inputs"] if v["name"].startswith(PAST)]
-    cache = {v["name"]: np.zeros([1, v["shape"][1], places, v["shape"][3]], np.float32) for v in cached}
-    return cache, np.zeros((1, places), np.int64)
 
 
 if __name__ == "__main__":

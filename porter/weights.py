@@ -33,13 +33,13 @@ Parts = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows start…stop of a source tensor of the given shape (all by default), or some columns of them."""
+    """Rows start…stop of a source tensor of the given shape (all by default), or of each row a part."""
 
     source: str
     shape: tuple[int, ...]
     start: int = 0
     stop: int | None = None
-    columns: tuple[int, int] | None = None
+    inner: tuple[tuple[int, int], ...] | None = None  # the span along each of the other axes
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -50,12 +50,14 @@ class Piece:
     def size(self) -> int:
         """How many numbers it has."""
         start, stop = self.rows
-        first, after = self.columns or (0, math.prod(self.shape[1:]))
-        return (stop - start) * (after - first)
+        spans = self.inner if self.inner is not None else [(0, n) for n in self.shape[1:]]
+        return (stop - start) * math.prod(after - first for first, after in spans)
 
     def picked(self, rows: np.ndarray) -> np.ndarray:
-        """Its columns of some rows."""
-        return rows if self.columns is None else np.ascontiguousarray(rows[:, slice(*self.columns)])
+        """Its part of some rows."""
+        if self.inner is None:
+            return rows
+        return np.ascontiguousarray(rows[:, *(slice(*span) for span in self.inner)])
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,7 @@ def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence
 
 
 def share(binding: Binding, parameters: Sequence[Parameter]) -> Binding:
-    """What of a whole network's weights a rank holds: the same pieces, cut down to its part.
-
-    Raises FamilyError for a part of a stack's single tensors.
-    """
+    """What of a whole network's weights a rank holds: the same pieces, cut down to its part."""
     whole = {weight.parameter.name: weight.pieces for weight in binding.weights}
     weights = []
     for parameter in parameters:
@@ -140,14 +139,23 @@ def _cut(pieces: Sequence[Piece], cut: Cut) -> Iterator[Piece]:
         end = at + (after - first) * each
         while runs and runs[0][0] < end:
             start, stop = runs.popleft()
-            low, high = start - at, min(stop, end) - at
-            if low % each or high % each or (cut.columns and len(piece.shape) != 2):
-                message = f"tensor '{piece.source}' stacks all experts, and only whole ones can be taken out of it"
-                raise FamilyError(message, "divide it by --ep alone, or use the checkpoint as it was published")
-            yield Piece(piece.source, piece.shape, first + low // each, first + high // each, cut.columns)
+            yield from _part(piece, start - at, min(stop, end) - at, each, cut)
             if stop > end:
                 runs.appendleft((end, stop))
         at = end
+
+
+def _part(piece: Piece, start: int, stop: int, each: int, cut: Cut) -> Iterator[Piece]:
+    """Of a piece the rows start…stop, as the weight counts them; of a stack they may be some of a row of the source."""
+    first, columns = piece.rows[0], cut.columns
+    if start % each == 0 and stop % each == 0:
+        inner = None if columns is None else (*((0, n) for n in piece.shape[1:-1]), columns)
+        yield Piece(piece.source, piece.shape, first + start // each, first + stop // each, inner)
+        return
+    for row in range(start // each, -(-stop // each)):
+        within = max(start - row * each, 0), min(stop - row * each, each)
+        inner = (within, columns or (0, cut.width))
+        yield Piece(piece.source, piece.shape, first + row, first + row + 1, inner)
 
 
 def _pieces(parameter: Parameter, rules: Sequence[Rule], names: set[str]) -> tuple[Piece, ...]:
@@ -214,14 +222,14 @@ def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dty
     if form is None:
         for rows in source.rows(read, piece.source, *piece.rows, plain):
             yield (piece.picked(rows),)
-    elif source.form(piece.source) == form:
+    elif source.form(piece.source) == form and piece.inner is None:
         for codes in source.codes(read, piece.source, *piece.rows, FLOAT32.itemsize):
             in_order = codes.order is None  # config.json need not say that groups are no neighbours
             kept = form.keep(codes.values, codes.scales, codes.zeros) if in_order else None
             yield form.encode(decode(codes, FLOAT32, piece.source), piece.source) if kept is None else kept
     else:
         for rows in source.rows(read, piece.source, *piece.rows, FLOAT32):
-            yield form.encode(rows, piece.source)
+            yield form.encode(piece.picked(rows), piece.source)
 
 
 def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarray]:

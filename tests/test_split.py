@@ -137,7 +137,7 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do(
     assert not (tmp_path / "port").exists()
 
 
-@pytest.mark.parametrize("option", ["--quantize=int8", "--shape=context=64", "--weights=reference"])
+@pytest.mark.parametrize("option", ["--weights=reference"])
 def test_what_is_not_known_of_several_cards_is_refused(
     option: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -284,6 +284,47 @@ def test_quantized_checkpoints_are_decoded_before_they_are_cut(form: str, tmp_pa
     packing.quantize_checkpoint(folder, form)
     convert(folder, "onnxruntime-cpu", tmp_path / "port", tp=2)
     assert_parity(tmp_path / "port", folder, Originals(folder, None, whole(3)))
+
+
+def test_experts_in_one_stack_are_cut_too(tmp_path: Path) -> None:
+    folder = tiny.write_checkpoint(tmp_path / "checkpoint", tiny.sample("mixtral", **SIZES["mixtral"]), fused=True)
+    convert(folder, "onnxruntime-cpu", tmp_path / "port", tp=2, ep=2)
+    assert_parity(tmp_path / "port", folder, Originals(folder, None, whole(2)))
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "layout"),
+    [("llama", "int4:32", {"tp": 2, "pp": 2}), ("deepseek_v3", "int8", {"tp": 2, "ep": 2})],
+)
+def test_quantized_ports_are_split_too(family: str, form: str, layout: dict[str, int], tmp_path: Path) -> None:
+    """Each card's part is quantized by itself; the original is given what all the codes mean."""
+    sizes = SIZES[family] | {"intermediate_size": 128}
+    folder = tiny.write_checkpoint(tmp_path / "checkpoint", tiny.sample(family, **sizes))
+    result = convert(folder, "onnxruntime-cpu", tmp_path / "port", quantize=form, **layout)
+    assert not any("mlp" in name for name in result["left_in_float"])
+    code, failed = judged(tmp_path / "port", folder, "weights")
+    assert (code, failed) == (0, {})
+    assert judged(tmp_path / "port", folder) == (0, {})
+
+
+FIXED = [
+    ("deepseek_v3", "onnxruntime-cpu", {"tp": 2, "pp": 2}, "batch=2,sequence=8,context=64"),
+    ("mixtral", "onnxruntime-cpu", {"ep": 2}, "sequence=4/8,context=64"),
+    ("llama", "canaan-k230", {"tp": 2}, "sequence=8,context=64"),  # which takes no other
+    ("llama", "ascend-910b3", {"tp": 2}, "sequence=4/8,context=64"),  # in gears on one card, in graphs on several
+]
+
+
+@pytest.mark.parametrize(("family", "target", "layout", "shape"), FIXED)
+def test_graphs_of_fixed_sizes_are_split_too(
+    family: str, target: str, layout: dict[str, int], shape: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Each in segments of its own, all dimensions numbers, and one list of exchanges for all of them."""
+    folder = checkpoint(family)
+    result = convert(folder, target, tmp_path / "port", shape=shape, **layout)
+    values = [value for graph in result["graphs"] for value in (*graph["inputs"], *graph["outputs"])]
+    assert all(isinstance(size, int) for value in values for size in value["shape"])
+    assert_parity(tmp_path / "port", folder, Originals(folder, None, whole(result["split"]["ranks"][-1]["layers"][1])))
 
 
 def test_the_expanded_form_is_split_too(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

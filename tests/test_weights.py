@@ -170,10 +170,17 @@ def test_a_card_has_rows_or_columns_of_a_matrix(index: int, tmp_path: Path) -> N
     np.testing.assert_array_equal(parts[2], np.arange(4)[2 * index : 2 * index + 2])
 
 
-def test_parts_of_single_experts_are_not_cut_out_of_a_stack(tmp_path: Path) -> None:
-    given = source(tmp_path, m__fused=counted(2, 2, 3))
-    whole = bind(parameters(m__experts=(2, 2, 3)), [STACK], (), given)
-    half = Parameter((2, 1, 3), name="m.experts", cut=Cut((2, 2, 3), (WHOLE, Share(2, 0), WHOLE)))
-    with pytest.raises(FamilyError, match=r"tensor 'm\.fused' stacks all experts") as caught:
-        share(whole, [half])
-    assert "--ep" in caught.value.hint
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_card_may_have_a_part_of_every_expert(fused: bool, tmp_path: Path) -> None:
+    """Two experts of gate and up [4, 3] each: the second half of either's rows; and the last column of all."""
+    stacked = counted(2, 8, 3)
+    tensors = {f"m__{e}__{n}": p for e in range(2) for n, p in zip("gu", np.split(stacked[e], 2), strict=True)}
+    given = source(tmp_path, **({"m__fused": stacked} if fused else tensors))
+    apart = tuple(Piece(f"*.{e}.{n}", (4, 3)) for e in range(2) for n in "gu")
+    rule = Rule("*.experts", ((Piece("*.fused", (2, 8, 3)),), apart))
+    whole = bind(parameters(m__experts=(2, 8, 3)), [rule], (), given)
+    half = Parameter((2, 4, 3), name="m.experts", cut=Cut((2, 2, 4, 3), (WHOLE, WHOLE, Share(2, 1), WHOLE)))
+    expected = stacked.reshape(2, 2, 4, 3)[:, :, 2:]
+    np.testing.assert_array_equal(content(share(whole, [half]), given)[0], expected.reshape(-1))
+    last = Parameter((2, 8, 1), name="m.experts", cut=Cut((2, 8, 3), (WHOLE, WHOLE, Share(3, 2))))
+    np.testing.assert_array_equal(content(share(whole, [last]), given)[0], stacked[..., 2].reshape(-1))

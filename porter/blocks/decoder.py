@@ -138,7 +138,8 @@ class Decoder(Module):
         ids = graph.input("input_ids", ir.DataType.INT64, [batch, sizes.sequence])
         positions = graph.input("position_ids", ir.DataType.INT64, [batch, sizes.sequence])
         mask = graph.input("attention_mask", ir.DataType.INT64, [batch, behind])
-        hidden = None if self.layout.first else graph.input(HIDDEN, dtype, ["tokens", self.hidden_size])
+        flat = [sizes.tokens or "tokens", self.hidden_size]
+        hidden = None if self.layout.first else graph.input(HIDDEN, dtype, flat)
         past = [
             [graph.input(f"past_key_values.{n}.{e.name}", dtype, [batch, e.heads, before, e.width]) for e in entries]
             for n, entries in enumerate(self.cache(), self.start)
@@ -151,7 +152,7 @@ class Decoder(Module):
             logits = graph.op.Reshape(words, step.shape("new", self.vocabulary))
             graph.output(logits, "logits", [batch, sizes.sequence, self.vocabulary])
         else:
-            graph.output(x, str(x.name), ["tokens", self.hidden_size])
+            graph.output(x, str(x.name), flat)
         for n, (entries, values) in enumerate(zip(self.cache(), present, strict=True), self.start):
             for entry, value in zip(entries, values, strict=True):
                 graph.output(value, f"present.{n}.{entry.name}", [batch, entry.heads, behind, entry.width])

@@ -21,7 +21,7 @@ from porter.verify.session import Arrays, BrokenPort
 
 TICK = 0.01  # seconds between two looks into the folder
 PATIENCE = 10.0  # seconds that the processes have to end
-STOP, LOG, ROUTE, SCALE = "stop", "log", "route:", "scale"
+STOP, LOG, ROUTE, SCALE, GRAPH = "stop", "log", "route:", "scale", "graph"
 
 
 class Launched:
@@ -70,16 +70,16 @@ def result_file(folder: Path, number: int, rank: int) -> Path:
 def write_call(path: Path, call: Call) -> None:
     """A call as a file."""
     routes = {f"{ROUTE}{layer}": chosen for layer, chosen in (call.routes or {}).items()}
-    write_arrays(path, dict(call.feed) | routes | {SCALE: np.array(call.embedding_scale)})
+    write_arrays(path, dict(call.feed) | routes | {SCALE: np.array(call.embedding_scale), GRAPH: np.array(call.graph)})
 
 
 def read_call(path: Path) -> Call:
     """A call out of a file, which is gone then."""
     arrays = read_arrays(path)
     path.unlink()
-    scale = float(arrays.pop(SCALE))
+    scale, graph = float(arrays.pop(SCALE)), str(arrays.pop(GRAPH))
     routes = {int(name.removeprefix(ROUTE)): arrays.pop(name) for name in list(arrays) if name.startswith(ROUTE)}
-    return Call(arrays, routes or None, scale)
+    return Call(graph, arrays, routes or None, scale)
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:

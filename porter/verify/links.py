@@ -41,6 +41,7 @@ class Links:
         groups = dict.fromkeys(group for e in self.exchanges if e.kind != "Send" for group in e.groups)
         self._groups = {group: dist.new_group(list(group)) for group in groups}  # all processes make all, in one order
         self.given: Counter[Exchange] = Counter()  # bytes that this rank gave
+        self.computed = 0  # tokens, over all calls
 
     @staticmethod
     def there_is(backend: str) -> bool:
@@ -49,6 +50,7 @@ class Links:
 
     def run(self, rank: Rank, call: Call) -> Arrays:
         """All values of a call."""
+        self.computed += call.tokens
         working, value = rank.work(call), None
         while True:
             try:

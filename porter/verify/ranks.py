@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,8 +22,9 @@ Working = Generator[tuple[Exchange, np.ndarray | None], np.ndarray | None, Array
 
 @dataclass(frozen=True)
 class Call:
-    """What all ranks are told of a call: `feed` by the names of inputs, the rank's own cache among them."""
+    """What a rank is told of a call of a graph: `feed` by the names of inputs, the rank's own cache among them."""
 
+    graph: str
     feed: Mapping[str, np.ndarray]
     routes: Routes | None
     embedding_scale: float
@@ -35,9 +37,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Program:
-    """What a rank does: before its first segment, and behind each, the exchanges in order."""
+    """What a rank does: before its first segment, and behind each, the exchanges in order; and for each graph of the
+    port, which files are its segments.
+    """
 
-    rank: int
+    segments: Mapping[str, tuple[str, ...]]
     before: tuple[Exchange, ...]
     behind: tuple[tuple[Exchange, ...], ...]
 
@@ -48,14 +52,15 @@ class Program:
         own = split["ranks"][rank]
         exchanges = [e for e in map(Exchange.of_json, split["exchanges"]) if e.group_of(rank)]
         mine = [e for e in exchanges if e.stage == own["stage"]]
-        behind = [tuple(e for e in mine if e.after == n) for n in range(len(own["segments"]))]
-        return cls(rank, tuple(e for e in exchanges if e.stage != own["stage"]), tuple(behind))
+        segments = {graph: tuple(Path(file).name for file in files) for graph, files in own["segments"].items()}
+        behind = [tuple(e for e in mine if e.after == n) for n in range(max(map(len, segments.values())))]
+        return cls(segments, tuple(e for e in exchanges if e.stage != own["stage"]), tuple(behind))
 
 
 class Rank:
-    """The segments of one rank, loaded."""
+    """The segments of one rank, loaded, for each graph of the port."""
 
-    def __init__(self, program: Program, segments: Sequence[GraphSession]) -> None:
+    def __init__(self, program: Program, segments: Mapping[str, Sequence[GraphSession]]) -> None:
         self._program, self._segments = program, segments
 
     def work(self, call: Call) -> Working:
@@ -63,7 +68,7 @@ class Rank:
         values = dict(call.feed)
         for exchange in self._program.before:
             values |= self._taken(exchange, (yield exchange, None))
-        for segment, behind in zip(self._segments, self._program.behind, strict=True):
+        for segment, behind in zip(self._segments[call.graph], self._program.behind, strict=True):
             values |= segment.compute(values, call.routes, call.embedding_scale)
             for exchange in behind:
                 given = values[exchange.gives]
@@ -84,7 +89,11 @@ def open_rank(
     card: Port, program: Program, wide: Callable[[frozenset[str]], Weights], *, forced: bool, deployed: bool
 ) -> Rank:
     """One rank, its segments loaded. Raises BrokenPort where one does not."""
-    return Rank(program, [GraphSession(card, g, wide, forced=forced, deployed=deployed) for g in card.graphs])
+
+    def load(file: str) -> GraphSession:
+        return GraphSession(card, card.folder / file, wide, forced=forced, deployed=deployed)
+
+    return Rank(program, {graph: [load(file) for file in files] for graph, files in program.segments.items()})
 
 
 def rounding(port: Port, *, deployed: bool) -> Callable[[np.ndarray], np.ndarray]:

@@ -16,12 +16,12 @@ import numpy as np
 
 from porter.manifest import FixedSize, Port
 from porter.model import Model
-from porter.verify.session import PAST, Arrays, GraphSession, Results
+from porter.verify.session import PAST, Arrays, GraphSession, Results, Session
 from porter.verify.stages import Stage, Stages
 from porter.verify.widen import wide_weights
 
 Routes = Mapping[int, np.ndarray]
-Fixed = tuple[FixedSize, GraphSession]
+Fixed = tuple[FixedSize, Session]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class GrowingRun(PortRun):
     front end takes no empty one.
     """
 
-    def __init__(self, session: GraphSession, minimum_past: int) -> None:
+    def __init__(self, session: Session, minimum_past: int) -> None:
         self._session, self._hidden = session, minimum_past
 
     def run(
@@ -159,9 +159,7 @@ class _Call:
         self._ids, self._positions, self._routes, self._scale, self._hidden = ids, positions, routes, scale, hidden
         self._found: dict[tuple[str, Any], np.ndarray] = {}
 
-    def take(
-        self, session: GraphSession, group: np.ndarray, picked: np.ndarray, cache: Arrays, seen: np.ndarray
-    ) -> None:
+    def take(self, session: Session, group: np.ndarray, picked: np.ndarray, cache: Arrays, seen: np.ndarray) -> None:
         """Runs tokens picked [b, s] (columns of the rows in `group`), and puts what became of them in its place."""
         rows = group[:, None]
         positions = self._positions[rows, picked]
@@ -193,7 +191,7 @@ def _flat(results: Results) -> Iterator[tuple[tuple[str, int | None], np.ndarray
             yield (kind, layer), values.reshape(-1, values.shape[-1])
 
 
-def _pieces(graphs: Sequence[Fixed], real: np.ndarray, group: np.ndarray) -> Iterator[tuple[GraphSession, np.ndarray]]:
+def _pieces(graphs: Sequence[Fixed], real: np.ndarray, group: np.ndarray) -> Iterator[tuple[Session, np.ndarray]]:
     """The real tokens of some rows, cut so that each piece fits a graph: columns [b, s]. A row that has fewer left than
     a piece holds repeats its last one.
     """
@@ -276,6 +274,12 @@ def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, d
         return open_split(port, model, forced=forced, deployed=deployed)
     wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
     sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed, stage=stage) for g in port.graphs}
+    return run_of(port, sessions)
+
+
+def run_of(port: Port, sessions: Mapping[str, Session]) -> PortRun:
+    """A port by the sessions of its graphs."""
     if port.context is None:
-        return GrowingRun(sessions[port.graphs[0].name], int(port.manifest["minimum_past"]))
+        (session,) = sessions.values()
+        return GrowingRun(session, int(port.manifest["minimum_past"]))
     return FixedRun([(size, sessions[size.file]) for size in port.fixed_sizes()], port.context)

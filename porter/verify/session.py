@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -43,6 +43,20 @@ class Results:
     router_logits: dict[int, np.ndarray]  # layer → [b * s, E]
     routes: dict[int, np.ndarray]  # layer → [b * s, K]: its own choice, whatever was forced
     cache: Arrays  # [b, heads, places, width]
+
+
+class Session(Protocol):
+    """What a port is run with, whichever graphs it is: `GraphSession` says what these give."""
+
+    def cache(self, batch: int, places: int) -> Arrays: ...
+
+    def run(
+        self,
+        feed: Mapping[str, np.ndarray],
+        routes: Mapping[int, np.ndarray] | None,
+        embedding_scale: float,
+        hidden: np.ndarray | None = None,
+    ) -> Results: ...
 
 
 class BrokenPort(Exception):

@@ -5,6 +5,7 @@ together again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,18 +15,57 @@ from porter.model import Model
 from porter.verify.cards import cards_of
 from porter.verify.launched import Launched
 from porter.verify.ranks import Call, Execute, Program, Routes, in_turn, open_rank, rounding
-from porter.verify.runs import PortPast, PortRun, PortTrace
-from porter.verify.session import PAST, PRESENT, Arrays, BrokenPort, results_of
+from porter.verify.runs import PortPast, PortRun, PortTrace, run_of
+from porter.verify.session import PAST, Arrays, BrokenPort, Results, results_of
 from porter.verify.widen import wide_weights
 
 
-class SplitRun(PortRun):
-    """All ranks of a growing port; `execute` has them work. `forced` says whether routers are."""
+class SplitSession:
+    """A graph of a port on all its ranks; `execute` has them work. Their caches stand side by side, with `3:` in front
+    of the names of rank 3's.
+    """
 
-    def __init__(self, port: Port, models: Sequence[Model], execute: Execute, *, forced: bool) -> None:
-        self._models, self._execute, self._forced = models, execute, forced
-        self._hidden = int(port.manifest["minimum_past"])
-        self._stages = [rank["stage"] for rank in port.manifest["split"]["ranks"]]
+    def __init__(self, graph: str, models: Sequence[Model], execute: Execute, *, forced: bool) -> None:
+        self._graph, self._models, self._execute, self._forced = graph, models, execute, forced
+
+    def cache(self, batch: int, places: int) -> Arrays:
+        """A cache of so many places with nothing in them."""
+        return {
+            f"{rank}:{PAST}{layer}.{entry.name}": np.zeros([batch, entry.heads, places, entry.width], np.float32)
+            for rank, model in enumerate(self._models)
+            for layer, entries in enumerate(model.network.cache(), model.network.start)
+            for entry in entries
+        }
+
+    def run(
+        self,
+        feed: Mapping[str, np.ndarray],
+        routes: Routes | None,
+        embedding_scale: float,
+        hidden: np.ndarray | None = None,
+    ) -> Results:
+        """One call. Raises BrokenPort where cards have different numbers of what must be the same on them."""
+        told = {name: array for name, array in feed.items() if ":" not in name}
+        calls = [
+            Call(self._graph, told | _of_rank(rank, feed), routes, embedding_scale) for rank in range(len(self._models))
+        ]
+        values = self._execute(calls)
+        logits = _agreed("logits", [found["logits"] for found in values if "logits" in found])
+        parts = [results_of(found, logits, forced=self._forced) for found in values]
+        cache = {f"{rank}:{name}": array for rank, part in enumerate(parts) for name, array in part.cache.items()}
+        layers, router_logits, routes_taken = (
+            _together(kind, [getattr(part, kind) for part in parts]) for kind in ("layers", "router_logits", "routes")
+        )
+        return Results(logits, layers, router_logits, routes_taken, cache)
+
+
+class SplitRun(PortRun):
+    """A port whose caches, as a trace has them, are put together: the heads of all cards side by side, and what several
+    have once.
+    """
+
+    def __init__(self, run: PortRun, models: Sequence[Model]) -> None:
+        self._run, self._models = run, models
 
     def run(
         self,
@@ -37,46 +77,20 @@ class SplitRun(PortRun):
         embedding_scale: float = 1.0,
         hidden: np.ndarray | None = None,
     ) -> tuple[PortTrace, PortPast]:
-        rows = len(input_ids)
-        past = past or PortPast(self._empty(rows), np.zeros((rows, self._hidden), np.int64), 0)
-        whole = np.concatenate([past.places, mask], axis=1)
-        feed = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": whole}
-        calls = [Call(feed | _of_rank(n, past.cache), routes, embedding_scale) for n in range(len(self._models))]
-        values = self._execute(calls)
-        left = {_key(n, name): a for n, found in enumerate(values) for name, a in _presents(found).items()}
-        return self._trace(values, input_ids.shape), PortPast(left, whole, 0)
+        trace, left = self._run.run(input_ids, position_ids, mask, past, routes, embedding_scale, hidden)
+        return replace(trace, cache=self._whole(trace.cache)), left
 
-    def _empty(self, rows: int) -> Arrays:
-        return {
-            _key(n, f"{PAST}{layer}.{entry.name}"): np.zeros([rows, entry.heads, self._hidden, entry.width], np.float32)
-            for n, model in enumerate(self._models)
-            for layer, entries in enumerate(model.network.cache(), model.network.start)
-            for entry in entries
-        }
+    def of_size(self, size: tuple[int, int]) -> PortRun:
+        return SplitRun(self._run.of_size(size), self._models)
 
-    def _trace(self, values: Sequence[Arrays], shape: tuple[int, ...]) -> PortTrace:
-        """What every card of a stage has must be the same on all of them."""
-        logits = _agreed("logits", [found["logits"] for found in values if "logits" in found])
-        traces = [results_of(found, logits, forced=self._forced) for found in values]
-
-        def together(name: str) -> dict[int, np.ndarray]:
-            parts = [getattr(trace, name) for trace in traces]
-            layers = dict.fromkeys(layer for found in parts for layer in found)
-            return {n: _agreed(f"{name} of layer {n}", [found[n] for found in parts if n in found]) for n in layers}
-
-        return PortTrace(
-            logits.reshape(*shape, -1), together("layers"), together("router_logits"), together("routes"),
-            self._cache(values),
-        )  # fmt: skip
-
-    def _cache(self, values: Sequence[Arrays]) -> Arrays:
-        """The heads of all cards side by side, those that several have once: "3.key" → [B, heads, T, width]."""
+    def _whole(self, cache: Arrays) -> Arrays:
+        """Layer by layer: the name "3.key" → [B, heads, T, width]."""
         found: dict[str, dict[int, list[np.ndarray]]] = {}
-        for model, arrays in zip(self._models, values, strict=True):
+        for rank, model in enumerate(self._models):
             for layer, entries in enumerate(model.network.cache(), model.network.start):
                 for entry in entries:
                     name = f"{layer}.{entry.name}"
-                    array = arrays[PRESENT + name][:, :, self._hidden :]
+                    array = cache[f"{rank}:{PAST}{name}"]
                     found.setdefault(name, {}).setdefault(entry.share.index, []).append(array)
         agreed = {n: [_agreed(f"cache {n}", copies[i]) for i in sorted(copies)] for n, copies in found.items()}
         return {name: np.concatenate(parts, axis=1) for name, parts in agreed.items()}
@@ -88,16 +102,25 @@ def open_split(port: Port, model: Model, *, forced: bool, deployed: bool) -> Por
     Raises BrokenPort where it does not load.
     """
     cards = cards_of(port, model)
+    programs = [Program.of(port, rank) for rank in range(len(cards))]
     execute: Execute
     if port.launched:
         execute = Launched(port, model.checkpoint.folder, forced=forced, deployed=deployed)
     else:
         loaded = [
-            open_rank(card, Program.of(port, n), partial(wide_weights, its), forced=forced, deployed=deployed)
-            for n, (card, its) in enumerate(cards)
+            open_rank(card, program, partial(wide_weights, its), forced=forced, deployed=deployed)
+            for (card, its), program in zip(cards, programs, strict=True)
         ]
         execute = partial(in_turn, loaded, rounding(port, deployed=deployed))
-    return SplitRun(port, [its for _, its in cards], execute, forced=forced)
+    models = [its for _, its in cards]
+    sessions = {graph: SplitSession(graph, models, execute, forced=forced) for graph in programs[0].segments}
+    return SplitRun(run_of(port, sessions), models)
+
+
+def _together(kind: str, parts: Sequence[Mapping[int, np.ndarray]]) -> dict[int, np.ndarray]:
+    """Of every layer, what the cards of its stage have."""
+    layers = dict.fromkeys(layer for found in parts for layer in found)
+    return {n: _agreed(f"{kind} of layer {n}", [found[n] for found in parts if n in found]) for n in layers}
 
 
 def _agreed(what: str, copies: Sequence[np.ndarray]) -> np.ndarray:
@@ -107,13 +130,5 @@ def _agreed(what: str, copies: Sequence[np.ndarray]) -> np.ndarray:
     return copies[0]
 
 
-def _key(rank: int, name: str) -> str:
-    return f"{rank}:{name}"
-
-
 def _of_rank(rank: int, cache: Mapping[str, np.ndarray]) -> Arrays:
     return {name.removeprefix(f"{rank}:"): a for name, a in cache.items() if name.startswith(f"{rank}:")}
-
-
-def _presents(values: Arrays) -> Arrays:
-    return {name.replace(PRESENT, PAST): a for name, a in values.items() if name.startswith(PRESENT)}

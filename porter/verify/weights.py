@@ -155,8 +155,9 @@ def _unaccounted(graphs: Sequence[onnx.GraphProto], port: Port, model: Model) ->
     wanted = {name for w in model.binding.weights for name, _, _ in w.parameter.stored(DTYPES[port.dtype])}
     found = [[str(i.name) for i in g.initializer if i.data_location == onnx.TensorProto.EXTERNAL] for g in graphs]
     wrong = {name for names in found for name in names if names.count(name) > 1}
-    for names in found if port.cards == 1 else [[name for names in found for name in names]]:
-        wrong |= wanted.symmetric_difference(names)
+    held = [{*names} for names in found]
+    for there in held if port.cards == 1 else [set[str]().union(*held)]:
+        wrong |= wanted ^ there
     return sorted(wrong)
 
 
