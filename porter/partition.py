@@ -23,6 +23,7 @@ from porter.lowering import lower
 from porter.order import Rank, Work
 from porter.package.plan import bind_graph
 from porter.shape import Phase
+from porter.target import Frontend
 
 GIVEN = ("input_ids", "position_ids", "attention_mask")  # to every card
 TOKENS = "tokens"  # batch * sequence
@@ -47,17 +48,33 @@ class Parted:
     split: dict[str, Any]
 
 
+class _Lowered:
+    """Lowers graphs; most segments of a card are those of others, to the byte, and are lowered once."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._known: dict[bytes, tuple[ir.Model, dict[str, int]]] = {}
+
+    def of(self, graph: ir.Graph) -> tuple[ir.Model, dict[str, int]]:
+        """As `lower` gives it. Raises TargetError as that does."""
+        key = ir.to_proto(graph).SerializeToString(deterministic=True)
+        if key not in self._known:
+            self._known[key] = lower(graph, self._frontend)
+        return self._known[key]
+
+
 def part(work: Work, output: Path) -> Parted:
     """Builds, cuts and lowers the graph of every rank. Raises TargetError as `lower` does."""
     segments, ranks, exchanges = list[tuple[Phase, ir.Model]](), list[dict[str, Any]](), list[Exchange]()
     report: Counter[str] = Counter()
+    lowered = _Lowered(work.target.frontend)
     for rank in work.ranks:
         files: dict[str, list[str]] = {}
         for whole in work.phases:
             made = files[whole.file] = []
             behind = list[Exchange]()
             for number, piece in enumerate(_cut(rank, whole, work, output)):
-                model, counts = lower(piece.graph, work.target.frontend)
+                model, counts = lowered.of(piece.graph)
                 phase = _phase(rank, whole, number)
                 report.update(counts)
                 segments.append((phase, model))

@@ -26,7 +26,7 @@ from porter.target import find_target
 from porter.verify.cards import card_of, cards_of
 from porter.verify.launched import STOP, TICK, call_file, read_call, result_file, write_arrays
 from porter.verify.links import CPU, Links
-from porter.verify.ranks import Call, Program, Rank, open_rank, rounding
+from porter.verify.ranks import Call, Program, Rank, open_rank
 from porter.verify.runs import PortPast, run_of
 from porter.verify.session import PAST, Arrays, BrokenPort, Results, results_of
 from porter.verify.widen import Weights, wide_weights
@@ -43,7 +43,7 @@ def main() -> None:
         if port.cards == 1:
             raise PortError(f"'{given.port}' is a port for one card", "convert with --tp, --ep or --pp")
         deployed = port.dtype != "float32" if given.serve is None else given.deployed
-        links = Links(port, _backend(port, given.backend), rounding(port, deployed=deployed))
+        links = Links(port, _backend(port, given.backend), deployed=deployed)
         rank = _opened(port, links.rank, given, deployed=deployed)
         if given.serve is not None:
             _serve(links, rank, given.serve)

@@ -98,6 +98,17 @@ def compare(one: PortTrace, other: PortTrace) -> None:
 
 
 @pytest.mark.slow
+def test_narrow_numbers_travel_narrow(tmp_path: Path) -> None:
+    checkpoint = tiny.write_checkpoint(tmp_path / "checkpoint", tiny.sample("llama", **SIZES["llama"]))
+    convert(checkpoint, "ascend-910b3", tmp_path / "port", tp=2, pp=2, dtype="bfloat16")  # by gloo here
+    done = torchrun(4, tmp_path / "port", "--ids", "1,2,3", "--tokens", 2)
+    assert done.code == 0, done.err
+    exchanges = done.json()["exchanges"]
+    assert all(e["bytes"] == e["told_bytes"] for e in exchanges)
+    assert exchanges[0]["bytes_per_token"] == 2 * SIZES["llama"]["hidden_size"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "layout", "processes"),
     [("mixtral", {"ep": 2}, 2), ("mixtral", {"tp": 2, "ep": 2}, 4), ("llama", {"tp": 4}, 4)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from porter.errors import PortError
 from porter.exchange import Exchange
 from porter.manifest import Port
-from porter.verify.ranks import Call, Rank
+from porter.verify.ranks import Call, Rank, rounding
 from porter.verify.session import Arrays
 
 CPU = "gloo"
@@ -25,13 +24,14 @@ class Links:
     there are not as many processes as cards, or no such backend.
     """
 
-    def __init__(self, port: Port, backend: str, rounded: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, port: Port, backend: str, *, deployed: bool) -> None:
         if not self.there_is(backend):
             raise PortError(
                 f"torch.distributed has no backend '{backend}'", f"install the card's plug-in, or use {CPU}"
             )
         dist.init_process_group(backend)
-        self.rank, self._rounded = dist.get_rank(), rounded
+        self.rank, self._rounded = dist.get_rank(), rounding(port, deployed=deployed)
+        self._wire = getattr(torch, port.dtype) if deployed else torch.float32  # what tensors travel in
         if dist.get_world_size() != port.cards:
             message = f"the port is for {port.cards} cards, and there are {dist.get_world_size()} processes"
             raise PortError(message, f"torchrun --nproc-per-node {port.cards} -m porter.run_ranks PORT")
@@ -79,24 +79,24 @@ class Links:
         group = exchange.group_of(self.rank)
         assert group is not None
         if given is None:
-            taken = torch.empty(tokens, exchange.width, device=self._device)
+            taken = torch.empty(tokens, exchange.width, dtype=self._wire, device=self._device)
             dist.recv(taken, group[0])
             return _array(taken)
-        mine = torch.from_numpy(given.copy()).to(self._device)
-        self.given[exchange] += mine.numel() * (exchange.bytes_per_token // exchange.width)
-        match exchange.kind:
-            case "AllReduce":
-                dist.all_reduce(mine, group=self._groups[group])
-                return self._rounded(_array(mine))
-            case "AllGather":
-                parts = [torch.empty_like(mine) for _ in group]
-                dist.all_gather(parts, mine, group=self._groups[group])
-                return _array(torch.cat(parts, dim=-1))
-            case "Send":
-                dist.send(mine, group[1])
-                return None
+        mine = torch.from_numpy(given.copy()).to(self._device, self._wire)
+        self.given[exchange] += mine.numel() * mine.element_size()
+        if exchange.kind == "Send":
+            dist.send(mine, group[1])
+            return None
+        if exchange.kind == "AllReduce" and self._wire == torch.float32:
+            dist.all_reduce(mine, group=self._groups[group])
+            return _array(mine)
+        parts = [torch.empty_like(mine) for _ in group]
+        dist.all_gather(parts, mine, group=self._groups[group])
+        if exchange.kind == "AllGather":
+            return _array(torch.cat(parts, dim=-1))
+        return self._rounded(_array(torch.stack(parts).float().sum(0)))  # narrow numbers, added up in float32
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.cpu().numpy()
+    array: np.ndarray = tensor.float().cpu().numpy()
     return array
