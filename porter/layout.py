@@ -68,11 +68,6 @@ class Layout:
         """Whether it has the head."""
         return self.stage == self.pp - 1
 
-    @property
-    def leads(self) -> bool:
-        """Whether it is the first card of its stage, which speaks for all."""
-        return self.rank % (self.tp * self.ep) == 0
-
     def ranks(self) -> list[Layout]:
         """All cards, in order."""
         return [Layout(self.tp, self.ep, self.pp, rank) for rank in range(self.cards)]

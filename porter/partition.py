@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from porter.blocks.decoder import HIDDEN
 from porter.dialect import COLLECTIVES
+from porter.errors import GraphError
 from porter.exchange import Exchange, Kind
 from porter.graph import DOMAIN, constant_of, width
 from porter.lowering import lower
@@ -65,8 +66,8 @@ class _Lowered:
 
 def part(work: Work, output: Path) -> Parted:
     """Builds, cuts and lowers the graph of every rank. Raises TargetError as `lower` does."""
-    segments, ranks, exchanges = list[tuple[Phase, ir.Model]](), list[dict[str, Any]](), list[Exchange]()
-    report: Counter[str] = Counter()
+    segments, ranks, report = list[tuple[Phase, ir.Model]](), list[dict[str, Any]](), Counter[str]()
+    exchanges: dict[int, list[Exchange]] = {}  # of each stage
     lowered = _Lowered(work.target.frontend)
     for rank in work.ranks:
         files: dict[str, list[str]] = {}
@@ -82,11 +83,12 @@ def part(work: Work, output: Path) -> Parted:
                 behind += [_collective(rank, number, node, work) for node in piece.behind]
             if not rank.layout.last:
                 behind.append(_handed_on(rank, len(made) - 1, work))
-            if rank.layout.leads and whole == work.phases[0]:  # as in any other
-                exchanges += behind
+            if exchanges.setdefault(rank.layout.stage, behind) != behind:
+                message = f"{whole.file} of rank {rank.layout.rank} exchanges other values than the stage's first graph"
+                raise GraphError(message, "this is a bug in porter: please report it")
         ranks.append(_described(rank, files, work))
     asked = {"tp": work.order.tp, "ep": work.order.ep, "pp": work.order.pp, "cards": len(ranks)}
-    told = {"ranks": ranks, "exchanges": [exchange.to_json() for exchange in exchanges]}
+    told = {"ranks": ranks, "exchanges": [e.to_json() for stage in exchanges.values() for e in stage]}
     return Parted(tuple(segments), dict(report), asked | told)
 
 
@@ -116,14 +118,14 @@ def pieces(graph: ir.Graph, tables: set[str], tokens: int | str) -> Iterator[Pie
         read = dict.fromkeys(v for n in here for v in n.inputs if v is not None and _comes_before(v, level, levels))
         for value in (*read, *outputs):
             value.shape = value.shape if value.shape is not None else ir.Shape([tokens, _width(value)])
-        part = ir.convenience.extract(graph, [*graph.inputs, *read], outputs)
-        for value in [v for v in part.inputs if not v.uses()]:
-            part.inputs.remove(value)
-        found = dict(part.initializers)
-        part.initializers.clear()  # they come in no order, and the same input gives the same bytes
+        segment = ir.convenience.extract(graph, [*graph.inputs, *read], outputs)
+        for value in [v for v in segment.inputs if not v.uses()]:
+            segment.inputs.remove(value)
+        found = dict(segment.initializers)
+        segment.initializers.clear()  # they come in no order, and the same input gives the same bytes
         for name in (name for name in graph.initializers if name in found):
-            part.register_initializer(found[name])
-        yield Piece(part, tuple(n for n in nodes.get(level + 1, ()) if _is_collective(n)))
+            segment.register_initializer(found[name])
+        yield Piece(segment, tuple(n for n in nodes.get(level + 1, ()) if _is_collective(n)))
 
 
 def _levels(graph: ir.Graph, tables: set[str]) -> Levels:

@@ -11,10 +11,10 @@ from porter.layout import ONE_CARD, WHOLE, Cut, Indivisible, Layout, Share, cut_
 def test_a_rank_is_a_place_in_its_groups() -> None:
     """Twelve cards: two stages of three times two."""
     eleven = Layout(tp=2, ep=3, pp=2, rank=11)
-    assert (eleven.cards, eleven.stage, eleven.first, eleven.last, eleven.leads) == (12, 1, False, True, False)
+    assert (eleven.cards, eleven.stage, eleven.first, eleven.last) == (12, 1, False, True)
     assert (eleven.group("tp"), eleven.group("ep")) == ((10, 11), (7, 9, 11))
     assert eleven.group("stage") == (6, 7, 8, 9, 10, 11)
-    assert [rank.rank for rank in eleven.ranks() if rank.leads] == [0, 6]
+    assert [rank.rank for rank in eleven.ranks() if rank.first] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["tp", "ep", "stage"])
