@@ -24,7 +24,7 @@ from porter.manifest import SCHEMA_VERSION, Port, open_port
 from porter.model import understand
 from porter.target import find_target
 from porter.verify.cards import card_of, cards_of
-from porter.verify.launched import STOP, TICK, call_file, read_call, result_file, write_arrays
+from porter.verify.launched import TICK, call_file, is_left, read_call, result_file, write_arrays
 from porter.verify.links import CPU, Links
 from porter.verify.ranks import Call, Program, Rank, open_rank
 from porter.verify.runs import PortPast, run_of
@@ -103,9 +103,9 @@ def _nothing(names: frozenset[str]) -> Weights:
 
 
 def _serve(links: Links, rank: Rank, folder: Path) -> None:
-    """Takes calls out of a folder, until it is told to stop or is left alone."""
-    number, parent = 0, os.getppid()
-    while not (folder / STOP).exists() and os.getppid() == parent:
+    """Takes calls out of a folder, as long as there may be any."""
+    number = 0
+    while not is_left(folder):
         path = call_file(folder, number, links.rank)
         if not path.exists():
             time.sleep(TICK)

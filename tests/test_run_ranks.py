@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from command import ROOT, Outcome, run
 from porter.manifest import open_port
 from porter.model import understand
 from porter.port import convert
+from porter.verify.launched import LOCK, is_left
 from porter.verify.runs import PortTrace, open_run
 from porter.verify.stages import whole
 
@@ -121,6 +123,14 @@ def test_verify_with_a_process_for_each_card(
     done = run("verify", port, *words)
     failed = [c for level in done.json()["levels"] for c in level["checks"] if c["status"] == "fail"]
     assert (done.code in (0, 3), failed) == (True, [])
+
+
+def test_ranks_know_when_nobody_calls_any_more(tmp_path: Path) -> None:
+    """The system lets go of a lock however its process ended."""
+    with (tmp_path / LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not is_left(tmp_path)
+    assert is_left(tmp_path)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ folder that all of them see; what the ranks exchange does not: that goes from pr
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from porter.verify.session import Arrays, BrokenPort
 
 TICK = 0.01  # seconds between two looks into the folder
 PATIENCE = 10.0  # seconds that the processes have to end
-STOP, LOG, ROUTE, SCALE, GRAPH = "stop", "log", "route:", "scale", "graph"
+LOCK, LOG, ROUTE, SCALE, GRAPH = "lock", "log", "route:", "scale", "graph"
 
 
 class Launched:
@@ -30,6 +32,8 @@ class Launched:
     def __init__(self, port: Port, against: Path, *, forced: bool, deployed: bool) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="porter-ranks-"))
         self._calls, self._cards = 0, port.cards
+        lock = (self._folder / LOCK).open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)  # while it is held there may be calls; the system lets go of it, come what may
         flags = ["--forced"] * forced + ["--deployed"] * deployed
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(port.cards)]
         command += ["-m", "porter.run_ranks", str(port.folder), "--serve", str(self._folder)]
@@ -38,7 +42,7 @@ class Launched:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"OMP_NUM_THREADS": "1", **os.environ}
             )
-        self._end = weakref.finalize(self, _end, self._process, self._folder)
+        self._end = weakref.finalize(self, _end, lock, self._process, self._folder)
 
     def __call__(self, calls: Sequence[Call]) -> list[Arrays]:
         """All values of each rank. Raises BrokenPort where a process ended, with the last that it said."""
@@ -103,8 +107,18 @@ def _last_words(log: Path) -> str:
     return refusals[0].removeprefix("error: ") if refusals else (lines or ["it said nothing"])[-1]
 
 
-def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
-    (folder / STOP).touch()
+def is_left(folder: Path) -> bool:
+    """Whether nobody calls any more."""
+    with (folder / LOCK).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _end(lock: BinaryIO, process: subprocess.Popen[bytes], folder: Path) -> None:
+    lock.close()
     try:
         process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
