@@ -151,6 +151,8 @@ def test_parts_of_a_model_are_not_run_of_a_split_port(split: Path, checkpoint: C
     words = ("verify", split, "--against", checkpoint("llama"), "--level", "semantics", "--json")
     assert "a port for several cards is run whole" in run(*words, "--layers", "0-1").refusal()
     assert "--launch 4" in run(*words, "--launch", 3).refusal()
+    bytes_only = ("verify", split, "--against", checkpoint("llama"), "--level", "weights", "--layers", "0-1", "--json")
+    assert run(*bytes_only).code == 0  # they are compared all the same
 
 
 # ------------------------------------------------------------------------------ what each card holds and gives
@@ -244,6 +246,11 @@ def test_an_interrupted_conversion_goes_on(
 
 
 # ------------------------------------------------------------------------------ faults are found
+
+
+def test_the_verdict_says_how_cards_were_run(split: Path, checkpoint: Callable[[str], Path]) -> None:
+    done = run("verify", split, "--against", checkpoint("llama"), "--level", "semantics", "--tokens", 2, "--json")
+    assert "the port is for 4 cards, which were run in turn, in one process" in done.json()["notes"]
 
 
 def judged(port: Path, folder: Path, level: str = "semantics") -> tuple[int, dict[str, Any]]:

@@ -60,9 +60,7 @@ def verify(
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     _check_related(port, model)
     stages, notes = _stages(model, layers, memory)
-    if port.cards > 1 and len(stages.parts) > 1:
-        message = "a port for several cards is run whole, and that needs more memory than there is"
-        raise ParityError(message, "leave --layers and --memory out, on a machine with more; or use --level weights")
+    notes += _on_cards(port, stages) if {*levels} - {"weights"} else []
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
     if "weights" in levels:
@@ -98,6 +96,17 @@ def _launched(port: Port, launch: int | None) -> Port:
     if launch != port.cards:
         raise ParityError(f"--launch {launch} does not fit a port for {port.cards} cards", f"use --launch {port.cards}")
     return replace(port, launched=True)
+
+
+def _on_cards(port: Port, stages: Stages) -> list[str]:
+    """How a port for several cards is run. Raises ParityError for parts of it."""
+    if port.cards == 1:
+        return []
+    if len(stages.parts) > 1:
+        message = "a port for several cards is run whole, and that needs more memory than there is"
+        raise ParityError(message, "leave --layers and --memory out, on a machine with more; or use --level weights")
+    how = "by a process each" if port.launched else "in turn, in one process"
+    return [f"the port is for {port.cards} cards, which were run {how}"]
 
 
 @dataclass(frozen=True)
