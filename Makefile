@@ -42,6 +42,7 @@ bench: $(READY)  ## ratios beside a reference, in one run
 	$(BIN)/python benchmarks/convert.py --small
 	$(BIN)/python benchmarks/deepseek_v3_folder.py
 	$(BIN)/python benchmarks/bytes.py
+	$(BIN)/python benchmarks/plan.py
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

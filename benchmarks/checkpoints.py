@@ -1,6 +1,6 @@
 """Checkpoints for the benchmarks: the shapes of real models, their headers true, their content random or left out.
 
-usage: python benchmarks/checkpoints.py NAME FOLDER [--sparse]
+usage: python benchmarks/checkpoints.py NAME FOLDER [--sparse | --trained]
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from porter.checkpoint import DTYPES, write_header
@@ -40,6 +42,8 @@ LLAMA_SIZES = {  # hidden size, intermediate size, layers, heads
     "llama-1gb": (2048, 5504, 8, 16),
     "llama-4gb": (3072, 8192, 16, 24),
     "llama-8gb": (4096, 11008, 18, 32),
+    "llama-250m": (1024, 2816, 16, 8),
+    "llama-30gb": (5120, 13824, 46, 40),
 }
 DEEPSEEK_V3 = {  # config.json of the release: arXiv:2412.19437, section 4.2
     "model_type": "deepseek_v3",
@@ -92,13 +96,14 @@ DEEPSEEK_V3 = {  # config.json of the release: arXiv:2412.19437, section 4.2
 }
 
 
-def make(name: str, folder: Path, *, sparse: bool = False) -> int:
+def make(name: str, folder: Path, *, sparse: bool = False, trained: bool = False) -> int:
     """Makes one of the checkpoints that NAMES lists, in a new folder; gives the bytes of its weights.
 
-    A sparse one has headers, and holes in place of numbers: it takes no room on the disk.
+    A sparse one has headers, and holes in place of numbers: it takes no room on the disk. One like a `trained` one has
+    numbers of the size that trained ones are, so that the model computes something.
     """
     config, tensors = NAMES[name]()
-    return write_checkpoint(folder, config, tensors, sparse=sparse)
+    return write_checkpoint(folder, config, tensors, None if sparse else _trained if trained else _random)
 
 
 def llama(name: str) -> tuple[dict[str, Any], Iterator[Tensor]]:
@@ -129,7 +134,10 @@ NAMES = {
 }
 
 
-def write_checkpoint(folder: Path, config: dict[str, Any], tensors: Iterator[Tensor], *, sparse: bool) -> int:
+Fill = Callable[[Tensor], memoryview]  # bytes to repeat
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], tensors: Iterator[Tensor], fill: Fill | None) -> int:
     """Writes config.json, the shards, and where there are several the index; gives the bytes of the weights."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
@@ -137,7 +145,7 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: Iterator[Ten
     many, index = len(shards) > 1, {}
     for n, shard in enumerate(shards, 1):
         file = f"model-{n:05d}-of-{len(shards):06d}.safetensors" if many else "model.safetensors"
-        _write_shard(folder / file, shard, sparse)
+        _write_shard(folder / file, shard, fill)
         index |= {name: file for name, _, _ in shard}
     total = sum(nbytes(tensor) for shard in shards for tensor in shard)
     if many:
@@ -225,28 +233,46 @@ def _shards(tensors: Iterator[Tensor]) -> list[list[Tensor]]:
     return shards
 
 
-def _write_shard(path: Path, shard: list[Tensor], sparse: bool) -> None:
+def _write_shard(path: Path, shard: list[Tensor], fill: Fill | None) -> None:
     with path.open("wb", buffering=0) as file:
         file.write(write_header(shard))
-        if sparse:
+        if fill is None:
             file.truncate(file.tell() + sum(nbytes(tensor) for tensor in shard))
             return
         for tensor in shard:
-            _write_random(file.fileno(), tensor)
+            _write_repeated(file.fileno(), fill(tensor), nbytes(tensor))
         os.fsync(file.fileno())  # what is measured next must not wait for it
 
 
-def _write_random(descriptor: int, tensor: Tensor) -> None:
-    left, source = nbytes(tensor), _random(tensor[1])
+def _write_repeated(descriptor: int, source: memoryview, left: int) -> None:
     while left:
         left -= os.write(descriptor, source[:left])
 
 
+def _random(tensor: Tensor) -> memoryview:
+    return _any_bytes(tensor[1])
+
+
 @cache
-def _random(dtype: str) -> memoryview:
+def _any_bytes(dtype: str) -> memoryview:
     words = np.random.default_rng(0).integers(0, 256, RANDOM_BYTES, np.uint8).view(f"u{DTYPES[dtype].itemsize}")
     words &= words.dtype.type(HIGHEST[dtype])
     return words.view(np.uint8).data
+
+
+def _trained(tensor: Tensor) -> memoryview:
+    """Norms around one, all else around zero; each tensor begins elsewhere in what is repeated."""
+    name, dtype, shape = tensor
+    if dtype != "BF16":
+        raise SystemExit(f"{name}: only bfloat16 is made like trained weights")
+    numbers = _normal()[zlib.crc32(name.encode()) % (RANDOM_BYTES // 4) :]
+    made = (1 + numbers[: shape[0]] if len(shape) == 1 else numbers * shape[-1] ** -0.5).astype(ml_dtypes.bfloat16)
+    return made.view(np.uint8).data
+
+
+@cache
+def _normal() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(RANDOM_BYTES // 2, np.float32)
 
 
 def nbytes(tensor: Tensor) -> int:
@@ -260,8 +286,9 @@ def main() -> None:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sparse", action="store_true", help="headers only, holes in place of numbers")
+    parser.add_argument("--trained", action="store_true", help="numbers of the size of trained ones")
     given = parser.parse_args()
-    size = make(given.name, given.folder, sparse=given.sparse)
+    size = make(given.name, given.folder, sparse=given.sparse, trained=given.trained)
     print(f"{given.folder}: {size / 1e9:.2f} GB of weights")
 
 

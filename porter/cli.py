@@ -101,29 +101,38 @@ def verify(
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
     launch: options.LAUNCH = None,
+    files: options.REPORT = None,
+    runtime: options.RUNTIME = None,
+    provider: options.PROVIDER = None,
+    fresh: options.FRESH = False,
     as_json: options.JSON = False,
 ) -> None:
     """Prove that a port computes what its checkpoint does. Exits with 0, 1 or 3."""
-    from porter import render
-    from porter import verify as story
+    from porter import recorded, render, reports
     from porter.progress import progress
 
-    levels = story.LEVELS if level is options.Level.all else (str(level),)
+    reports.check_files(files or (), (port, against))
+    every = tuple(str(one) for one in options.Level if one is not options.Level.all)
     with progress(quiet=as_json) as watch:
-        report = story.verify(
+        document, code = recorded.verify(
             port,
             against,
-            levels=levels,
+            levels=every if level is options.Level.all else (str(level),),
+            fresh=fresh,
             public_key=public_key,
             tokens=tokens,
             prompts=prompts,
             layers=layers,
             memory=memory,
             launch=launch,
+            runtime=runtime,
+            provider=provider,
             watch=watch,
         )
-    render.print_json(report.to_json()) if as_json else render.print_parity(report.to_json())
-    raise typer.Exit(report.exit_code)
+    render.print_json(document) if as_json else render.print_parity(document)
+    reports.write_files(files or (), document)
+    render.print_commands(reports.annotations_for(files or (), document))
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -137,6 +146,50 @@ def inspect(
 
     result = story.inspect(path)
     render.print_json(result) if as_json else render.print_inspection(result)
+
+
+@app.command()
+def plan(
+    checkpoint: options.CONFIG,
+    target: options.TARGETS,
+    cards: options.CARDS = None,
+    tp: options.PLAN_TP = None,
+    ep: options.PLAN_EP = None,
+    pp: options.PLAN_PP = None,
+    dtype: options.PLAN_DTYPE = options.PlanDtype.auto,
+    cache_dtype: options.CACHE_DTYPE = options.PlanDtype.auto,
+    batch: options.BATCH = None,
+    context: options.CONTEXT = None,
+    prompt: options.PROMPT = None,
+    accepted: options.ACCEPTED = 1.0,
+    slo: options.SLO = None,
+    phase: options.PHASE = options.Phase.decode,
+    explain: options.EXPLAIN = False,
+    report: options.PAGE = None,
+    as_json: options.JSON = False,
+) -> None:
+    """Tell what a model would need and reach on each target: cards, split, bytes, tokens per second at most."""
+    from porter import plan as story
+    from porter import render, render_plan
+
+    result = story.plan(
+        checkpoint,
+        target.split(","),
+        cards=story.cards_of(cards),
+        split=story.split_of(tp, ep, pp),
+        dtype=dtype,
+        cache_dtype=cache_dtype,
+        batch=batch,
+        context=context,
+        prompt=prompt,
+        accepted=accepted,
+        slo=None if slo is None else slo / 1000,
+        phase=phase.value,
+        explained=explain,
+    )
+    if report is not None:
+        story.write_page(report, result)
+    render.print_json(result) if as_json else render_plan.print_plan(result)
 
 
 @app.command()

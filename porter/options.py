@@ -50,6 +50,25 @@ class Level(StrEnum):
     all = "all"
 
 
+class PlanDtype(StrEnum):
+    """What a plan's weights or cache are stored in."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float8e4m3fn = "float8e4m3fn"
+    int8 = "int8"
+    int4 = "int4"
+
+
+class Phase(StrEnum):
+    """What a split is the best for."""
+
+    decode = "decode"
+    prefill = "prefill"
+
+
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 CHECKPOINT = Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json and *.safetensors.")]
@@ -132,6 +151,26 @@ MEMORY = Annotated[
     str | None,
     typer.Option(help="How much to use, as 6GB: a larger model is run layer by layer. Most of what is free."),
 ]
+REPORT = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Also write the verdict into a file, as its suffix says: .json, .xml (JUnit), .sarif, .md or .html. "
+        "May be given several times.",
+    ),
+]
+RUNTIME = Annotated[
+    str | None,
+    typer.Option(metavar="COMMAND", help="Judge what this program on the device's host computes; docs/runtime.md."),
+]
+PROVIDER = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Judge what this execution provider of ONNX Runtime computes, not emulated."),
+]
+FRESH = Annotated[
+    bool, typer.Option("--fresh", help="Verify anew, even where nothing changed since a verdict that is recorded.")
+]
 
 LAUNCH = Annotated[
     int | None, typer.Option(min=2, help="Run a port of several cards as so many processes, through torchrun.")
@@ -143,4 +182,39 @@ TARGET_NAME = Annotated[
 ]
 COVERAGE = Annotated[
     bool, typer.Option("--coverage", help="Lower every family for every front end (of NAME): taken, expanded, refused.")
+]
+
+CONFIG = Annotated[Path, typer.Argument(help="A checkpoint folder, with weights or without, or a config.json.")]
+TARGETS = Annotated[
+    str, typer.Option("--target", help="The devices, as a,b,c; `porter targets` lists them; or TOML files of your own.")
+]
+CARDS = Annotated[
+    str | None,
+    typer.Option(help="How many, as 8 or 8,16,32; by default the fewest that fit, and two and four times as many."),
+]
+PLAN_TP = Annotated[
+    int | None, typer.Option("--tp", min=1, help="Ranks that heads and columns are cut over; searched for.")
+]
+PLAN_EP = Annotated[int | None, typer.Option("--ep", min=1, help="Groups that experts are divided over; searched for.")]
+PLAN_PP = Annotated[int | None, typer.Option("--pp", min=1, help="Stages that layers are divided over; searched for.")]
+PLAN_DTYPE = Annotated[
+    PlanDtype, typer.Option("--dtype", help="Of the weights; auto is what they are stored in, or the nearest there is.")
+]
+CACHE_DTYPE = Annotated[PlanDtype, typer.Option("--cache-dtype", help="Of the cache; auto is that of activations.")]
+BATCH = Annotated[
+    int | None, typer.Option(min=1, help="Sequences decoded at once by all cards together; the most that fit.")
+]
+CONTEXT = Annotated[
+    int | None, typer.Option(min=1, help="Tokens that each sequence has in the cache; 4096, or what the model has.")
+]
+PROMPT = Annotated[int | None, typer.Option(min=1, help="Tokens of a prompt in prefill; as many as --context.")]
+ACCEPTED = Annotated[
+    float,
+    typer.Option(min=1, max=16, help="Tokens that a sequence gains in a step, as 1.7 by multi-token prediction."),
+]
+SLO = Annotated[float | None, typer.Option(min=0.001, metavar="MS", help="The most milliseconds of an output token.")]
+PHASE = Annotated[Phase, typer.Option(help="What the split shall be the best for.")]
+EXPLAIN = Annotated[bool, typer.Option("--explain", help="Every number with its formula, its inputs and its source.")]
+PAGE = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE.html", help="The plan as a page with charts, in one file.")
 ]

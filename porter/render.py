@@ -44,6 +44,11 @@ def _line(text: str) -> str:
     return escape("".join(c if c.isprintable() else " " for c in text))
 
 
+def print_commands(lines: Sequence[str]) -> None:
+    """Lines for the program that runs this one, on stderr as they are: a runner of CI reads both streams."""
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     """A short list of facts."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -95,11 +100,10 @@ def _graphs(result: Mapping[str, Any]) -> dict[str, str]:
         return {"graphs": ", ".join(f"{graph['file']}: {graph['nodes']} nodes" for graph in result["graphs"])}
     split = result["split"]
     parts = ", ".join(f"{name} {split[name]}" for name in ("tp", "ep", "pp") if split[name] > 1)
-    nbytes = sum(exchange["bytes_per_token"] for exchange in split["exchanges"])
     return {
         "cards": f"{split['cards']}: {parts}; at most {size(max(r['weight_bytes'] for r in split['ranks']))} on one",
         "graphs": f"{len(result['graphs'])} segments",
-        "exchanges": f"{len(split['exchanges'])}, to which a card gives {size(nbytes)} a token",
+        "exchanges": f"{len(split['exchanges'])} in a pass",
     }
 
 
@@ -183,13 +187,14 @@ def _cells(check: Mapping[str, Any]) -> list[str]:
     sides = [_with_error(check[side], check[f"{side}_standard_error"], digits) for side in ("port", "original")]
     if check["limit"] is None:
         return [escape(check["name"].removeprefix("cost: ")), *sides]
-    low, high = check["interval"]
+    low, high = map(float, check["interval"])
     ratio = f"[{STATUS[check['status']]}]{_value(check)}[/]"
     return [escape(check["name"]), *sides, ratio, f"{low:.2f}…{high:.2f}", f"{check['limit']:g}"]
 
 
-def _with_error(value: float, error: float, digits: int) -> str:
-    """The standard error in percent of the value."""
+def _with_error(value: float | str, error: float | str, digits: int) -> str:
+    """The standard error in percent of the value; numbers that JSON has not come with their names."""
+    value, error = float(value), float(error)
     percent = abs(100 * error / value) if value else 0.0
     return f"{value:.{digits}g} ±{percent:.{0 if percent >= 1 else 1}f}%"
 

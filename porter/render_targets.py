@@ -74,7 +74,8 @@ def _link(link: Mapping[str, Any]) -> str:
     speed = f"{number(link['bandwidth'], 'B/s')}{ways if link['bandwidth'] else ''}"
     nodes = [f"{number(link['between_nodes'], 'B/s')} between nodes"] if link["between_nodes"] else []
     cards = [f"{link['cards']} cards"] if link["cards"] else []
-    return ", ".join([link["name"], speed, link["topology"] or "topology unknown", *cards, *nodes])
+    late = [f"{link['latency'] * 1e6:g} µs a message"] if link["latency"] else []
+    return ", ".join([link["name"], speed, link["topology"] or "topology unknown", *cards, *nodes, *late])
 
 
 def _way_in(f: Mapping[str, Any]) -> dict[str, object]:

@@ -27,7 +27,7 @@ from porter.verify.cards import card_of, cards_of
 from porter.verify.launched import TICK, call_file, is_left, read_call, result_file, write_arrays
 from porter.verify.links import CPU, Links
 from porter.verify.ranks import Call, Program, Rank, open_rank
-from porter.verify.runs import PortPast, run_of
+from porter.verify.runs import PortPast, as_run
 from porter.verify.session import PAST, Arrays, BrokenPort, Results, results_of
 from porter.verify.widen import Weights, wide_weights
 
@@ -144,7 +144,7 @@ class Own:
 def _generate(port: Port, links: Links, rank: Rank, ids: np.ndarray, count: int) -> dict[str, Any]:
     """Tokens one by one, each of them the likeliest."""
     begun, tokens, start = time.monotonic(), list[int](), 0
-    run = run_of(port, {graph: Own(graph, port, links, rank) for graph in Program.of(port, links.rank).segments})
+    run = as_run(port, {graph: Own(graph, port, links, rank) for graph in Program.of(port, links.rank).segments})
     past: PortPast | None = None
     while len(tokens) < count:
         positions = np.arange(start, start + ids.shape[1])[None]

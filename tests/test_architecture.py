@@ -23,15 +23,17 @@ FLOORS = """
 5  cli run_ranks
 5  options
 5  progress
-5  render_targets
+5  render_plan render_targets
 5  render
+5  reports
+4  recorded
 4  inspect verify
 4  catalogue compilation coverage port
 3  partition
 3  executors sign
 3  manifest
 3  order recipe
-3  lowering
+3  lowering plan
 3  census model package passes
 2  families target
 1  weights
@@ -44,13 +46,13 @@ FLOORS = """
 0  schema shape
 0  quantize
 0  layout
-0  behind errors exchange
+0  behind digests errors exchange
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
 DOORS = {
     "typer": {"cli", "options"},
-    "rich": {"render", "render_targets", "progress"},
+    "rich": {"render", "render_plan", "render_targets", "progress"},
     "onnx": {"schema", "graph", "passes", "inspect", "verify"},  # those that look at finished graphs
     "onnx_ir": {
         "schema",
@@ -188,7 +190,7 @@ def test_no_model_or_target_is_called_by_its_name() -> None:
     assert found == []
 
 
-MEANS_ANOTHER = {("verify", "onnxruntime")}  # the Python package of that name
+MEANS_ANOTHER = {("verify", "onnxruntime"), ("recorded", "onnxruntime")}  # the Python package of that name
 
 
 # ------------------------------------------------------------------------------ words and sizes

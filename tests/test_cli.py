@@ -60,10 +60,33 @@ OPTIONS = {
         "--layers": ("str | None", None),
         "--memory": ("str | None", None),
         "--launch": ("int | None", None),
+        "--report": ("list[pathlib.Path] | None", None),
+        "--runtime": ("str | None", None),
+        "--provider": ("str | None", None),
+        "--fresh": ("bool", False),
         JSON: ("bool", False),
     },
     "inspect": {"PATH": ("Path", MUST), JSON: ("bool", False)},
     "compile": {"PORT": ("Path", MUST), "--sign": ("pathlib.Path | None", None), JSON: ("bool", False)},
+    "plan": {
+        "CHECKPOINT": ("Path", MUST),
+        "--target": ("str", MUST),
+        "--cards": ("str | None", None),
+        "--tp": ("int | None", None),
+        "--ep": ("int | None", None),
+        "--pp": ("int | None", None),
+        "--dtype": ("auto|float32|float16|bfloat16|float8e4m3fn|int8|int4", "auto"),
+        "--cache-dtype": ("auto|float32|float16|bfloat16|float8e4m3fn|int8|int4", "auto"),
+        "--batch": ("int | None", None),
+        "--context": ("int | None", None),
+        "--prompt": ("int | None", None),
+        "--accepted": ("float", 1.0),
+        "--slo": ("float | None", None),
+        "--phase": ("decode|prefill", "decode"),
+        "--explain": ("bool", False),
+        "--report": ("pathlib.Path | None", None),
+        JSON: ("bool", False),
+    },
     "targets": {"NAME": ("str | None", None), "--coverage": ("bool", False), JSON: ("bool", False)},
 }
 FIELDS = {
@@ -71,6 +94,7 @@ FIELDS = {
     "verify": "passed levels greedy_match max_abs_error cosine kl seconds",
     "inspect": "family model_type parameters active_parameters layers cache_bytes_per_token_per_layer",
     "compile": "port target frontend compiled missing commands steps",
+    "plan": "candidates",
     "targets": "targets",
 }
 ESCAPE = "\x1b"
@@ -82,6 +106,7 @@ def arguments(command: str, checkpoint: Path, port: Path, new: Path) -> list[obj
         "verify": ["verify", port, "--against", checkpoint, "--level", "weights"],
         "inspect": ["inspect", port],
         "compile": ["compile", port],
+        "plan": ["plan", checkpoint, "--target", "nvidia-h100"],
         "targets": ["targets"],
     }[command]
 

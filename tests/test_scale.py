@@ -81,7 +81,7 @@ def large(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     sizes = {"hidden_size": HIDDEN, "moe_intermediate_size": INNER, "num_experts": EXPERTS, "vocab_size": 1000}
     heads = {"num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
     config = tiny.sample("qwen3_moe", **sizes, **heads, num_experts_per_tok=8, mlp_only_layers=[], dtype="bfloat16")
-    write_checkpoint(tmp_path / "large", config, iter(experts(request.param == "stacked")), sparse=True)
+    write_checkpoint(tmp_path / "large", config, iter(experts(request.param == "stacked")), None)
     return tmp_path / "large"
 
 

@@ -205,6 +205,26 @@ def test_the_manifest_tells_every_exchange(split: Path, checkpoint: Callable[[st
     ]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS + MORE, ids=lambda layout: "-".join(f"{k}{n}" for k, n in layout.items()))
+@pytest.mark.parametrize("family", families())
+def test_cards_hold_and_exchange_what_plan_said(
+    family: str, layout: dict[str, int], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = checkpoint(family)
+    words = [word for name in ("tp", "ep", "pp") for word in (f"--{name}", layout.get(name, 1))]
+    done = run("plan", folder, "--target", "nvidia-h100", "--dtype", "float32", *words, "--json")
+    if done.code == 2:
+        assert "ep" in layout
+        return
+    (found,) = done.json()["candidates"]
+    split = convert(folder, "onnxruntime-cpu", tmp_path / "port", **layout)["split"]
+    told = found["port"]
+    assert max(r["weight_bytes"] for r in split["ranks"]) == pytest.approx(told["weight_bytes"], rel=0.02)
+    assert max(r["cache_bytes_per_token"] for r in split["ranks"]) == told["cache_bytes_per_token"]
+    exchanges = [Exchange.of_json(e) for e in split["exchanges"]]
+    assert sum(e.sent_per_token * e.givers for e in exchanges) == told["link_bytes_per_token"]
+
+
 def test_a_ring_of_four_sends_three_quarters_twice() -> None:
     """Of an AllReduce: once to add up, once to spread; gathered, three cards get it whole."""
     kinds = {

@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+EMBEDDING = "model.embed_tokens.weight"
 SAMPLES = Path(__file__).parent.parent / "samples"
 KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
@@ -25,6 +26,15 @@ def sample(family: str, **overrides: Any) -> Config:
     """The config.json of a family's sample, with some fields changed; `...` for a field takes it out."""
     config = json.loads((SAMPLES / family / "config.json").read_text()) | overrides
     return {name: value for name, value in config.items() if value is not ...}
+
+
+def write_sample(folder: Path, family: str) -> Path:
+    """A checkpoint of a family's sample, its embeddings as small as trained ones are, so that epsilon counts."""
+    torch.set_num_threads(1)  # in models this small, threads do nothing but wait for each other
+    write_checkpoint(folder, sample(family))
+    table = load_file(folder / "model.safetensors")[EMBEDDING]
+    edit_tensors(folder, add={EMBEDDING: table / 16})
+    return folder
 
 
 def write_checkpoint(

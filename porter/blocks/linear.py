@@ -29,11 +29,15 @@ class Linear(Module):
     ) -> None:
         shape = (rows.of(out_features), columns.of(in_features))
         self.weight = Parameter(shape, quantizable=True, cut=cut_of((out_features, in_features), rows, columns))
-        self.summed = columns.parts > 1 and not open
+        self.summed, self.open = columns.parts > 1 and not open, open
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
         own = self._own(step, x)
         return step.reduce(own, "tp") if self.summed else own
+
+    def close(self, step: Step, x: ir.Value) -> ir.Value:
+        """What is left to be done behind an open sum: nothing."""
+        return x
 
     def _own(self, step: Step, x: ir.Value) -> ir.Value:
         form, stored = self.weight.quantization, self.weight.values(step.graph, step.dtype)
@@ -54,17 +58,31 @@ class BiasedLinear(Linear):
         out_features: int,
         rows: Share = WHOLE,
         columns: Share = WHOLE,
+        *,
+        open: bool = False,
     ) -> None:
-        super().__init__(in_features, out_features, rows, columns)
+        super().__init__(in_features, out_features, rows, columns, open=open)
         self.bias = Parameter((rows.of(out_features),), cut=cut_of((out_features,), rows))
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
-        return step.graph.op.Add(super().forward(step, x), self.bias.value(step.graph, step.dtype))
+        own = super().forward(step, x)
+        return own if self.open else self.close(step, own)
+
+    def close(self, step: Step, x: ir.Value) -> ir.Value:
+        return step.graph.op.Add(x, self.bias.value(step.graph, step.dtype))
 
 
-def linear(in_features: int, out_features: int, bias: bool, *, rows: Share = WHOLE, columns: Share = WHOLE) -> Linear:
+def linear(
+    in_features: int,
+    out_features: int,
+    bias: bool,
+    *,
+    rows: Share = WHOLE,
+    columns: Share = WHOLE,
+    open: bool = False,
+) -> Linear:
     """The linear layer that a config's `*_bias` asks for."""
-    return (BiasedLinear if bias else Linear)(in_features, out_features, rows, columns)
+    return (BiasedLinear if bias else Linear)(in_features, out_features, rows, columns, open=open)
 
 
 class Embedding(Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from porter.blocks.linear import Linear, linear
+from porter.blocks.linear import linear
 from porter.blocks.module import Module
 from porter.blocks.step import Step
 from porter.dialect import SWIGLU
@@ -14,8 +14,8 @@ from porter.layout import ONE_CARD, Layout
 class GatedMLP(Module):
     """down(silu(gate(x)) * up(x)).
 
-    Of several cards each has a share of the inner size. The sum of what they give is left `open` to whoever calls where
-    that is asked for, and no bias stands behind it.
+    Of several cards each has a share of the inner size. The sum of what they give, and the bias behind it, may be left
+    `open` to whoever calls.
     """
 
     def __init__(
@@ -30,12 +30,7 @@ class GatedMLP(Module):
         inner = layout.divided(intermediate_size, "inner features of an MLP")
         self.gate_proj = linear(hidden_size, intermediate_size, bias, rows=inner)
         self.up_proj = linear(hidden_size, intermediate_size, bias, rows=inner)
-        self.open = open and not bias
-        self.down_proj = (
-            Linear(intermediate_size, hidden_size, columns=inner, open=True)
-            if self.open
-            else linear(intermediate_size, hidden_size, bias, columns=inner)
-        )
+        self.down_proj = linear(intermediate_size, hidden_size, bias, columns=inner, open=open)
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
         gated = SWIGLU(step.graph, self.gate_proj(step, x), self.up_proj(step, x))

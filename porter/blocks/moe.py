@@ -142,7 +142,6 @@ class SharedMixtureOfExperts(MixtureOfExperts):
         self.shared_experts = shared
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
-        if not self.shared_experts.open:
-            return step.graph.op.Add(super().forward(step, x), self.shared_experts(step, x))
-        routed = step.reduce(self.routed(step, x), "ep")
-        return step.reduce(step.graph.op.Add(routed, self.shared_experts(step, x)), "tp")
+        routed, last = step.reduce(self.routed(step, x), "ep"), self.shared_experts.down_proj
+        both = step.reduce(step.graph.op.Add(routed, self.shared_experts(step, x)), "tp")
+        return last.close(step, both) if last.open else both

@@ -11,12 +11,13 @@ from porter.errors import CheckpointError
 _LIMIT = 4 << 20  # a config has kilobytes: this stops files that are made to fill the memory
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json; code that it names (`auto_map`) is never looked at, let alone run.
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the config.json of a folder, or one that is given by its own path.
 
-    Raises CheckpointError when it is missing, not a JSON object, over 4 MiB, or its model_type is no string.
+    Code that it names (`auto_map`) is never looked at, let alone run. Raises CheckpointError when it is missing, not a
+    JSON object, over 4 MiB, or its model_type is no string.
     """
-    config = read_object(folder / "config.json", _LIMIT)
+    config = read_object(path if path.is_file() else path / "config.json", _LIMIT)
     if not isinstance(config.get("model_type", ""), str):
         raise CheckpointError(
             "config.json: model_type is not a string",

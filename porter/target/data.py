@@ -108,7 +108,7 @@ class Frontend:
 
 @dataclass(frozen=True)
 class Link:
-    """What joins the cards; bandwidths are bytes per second of one card."""
+    """What joins the cards; bandwidths are bytes per second of one card, latencies seconds of one message."""
 
     name: str
     bandwidth: float | None
@@ -117,6 +117,8 @@ class Link:
     cards: int | None  # how many it joins
     between_nodes: float | None
     collectives: str | None = None  # the backend of torch.distributed that speaks over it
+    latency: float | None = None
+    latency_between_nodes: float | None = None
 
 
 @dataclass(frozen=True)

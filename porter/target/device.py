@@ -88,6 +88,8 @@ def _link(table: Table) -> Link:
         collectives=table.get("collectives", str),
         cards=table.positive("cards", int),
         between_nodes=table.positive("between_nodes", float),
+        latency=table.positive("latency", float),
+        latency_between_nodes=table.positive("latency_between_nodes", float),
     )
     if link.directions not in (1, 2, None):
         raise table.refusal("directions", f"is {link.directions}", "1: each way, 2: both ways together")

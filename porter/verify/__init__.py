@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from porter.census import census
 from porter.errors import ParityError
 from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
+from porter.verify.conditions import check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
+from porter.verify.where import Where, deployment
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals
+    from porter.verify.runtime import Runtime
     from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
-NEEDED = ("onnxruntime", "torch", "transformers")
 
 Watch = Callable[[str], None]
 
@@ -42,25 +43,29 @@ def verify(
     layers: str | None = None,
     memory: str | None = None,
     launch: int | None = None,
+    runtime: str | None = None,
+    provider: str | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
     A port for several cards is run in this process, rank by rank, or by `launch` processes, one for each.
-    A file of `prompts` is read instead of those that come with porter.
+    A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
+    `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
+    levels, device, told = deployment(Where(runtime, provider), levels, layers)
     port = _launched(open_port(folder), launch)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
-    _check_related(port, model)
+    check_related(port, model)
     stages, notes = _stages(model, layers, memory)
-    notes += _on_cards(port, stages) if {*levels} - {"weights"} else []
+    notes += _on_cards(port, stages, device) if {*levels} - {"weights"} else []
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
     if "weights" in levels:
@@ -72,8 +77,7 @@ def verify(
         found.append(Level(level.name, (*signed, *level.checks)))
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        harm = _unfit(port, model, run)
-        ran = Ran(tuple(harm), None, None) if harm else _run(port, model, against, stages, run, tokens, texts, watch)
+        ran = _run(port, model, against, stages, run, tokens, texts, watch, device)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -82,9 +86,10 @@ def verify(
         levels=(*found, *ran.levels),
         closeness=ran.closeness,
         seconds=time.monotonic() - begun,
-        notes=(*notes, *ran.notes),
+        notes=(*notes, *told, *ran.notes),
         prompts=ran.asked,
         slice=None if layers is None else tuple(stages.layers),
+        runtime=device.name if device else None,
     )
 
 
@@ -98,10 +103,13 @@ def _launched(port: Port, launch: int | None) -> Port:
     return replace(port, launched=True)
 
 
-def _on_cards(port: Port, stages: Stages) -> list[str]:
+def _on_cards(port: Port, stages: Stages, device: Runtime | None) -> list[str]:
     """How a port for several cards is run. Raises ParityError for parts of it."""
     if port.cards == 1:
         return []
+    if device is not None:
+        message = "a port for several cards is not run by --runtime or --provider"
+        raise ParityError(message, "leave it out, or convert for one card to see how the device computes")
     if len(stages.parts) > 1:
         message = "a port for several cards is run whole, and that needs more memory than there is"
         raise ParityError(message, "leave --layers and --memory out, on a machine with more; or use --level weights")
@@ -128,11 +136,14 @@ def _run(
     tokens: int,
     texts: Texts | None,
     watch: Watch,
+    device: Runtime | None,
 ) -> Ran:
     """Port and original side by side: semantics, then what is measured."""
     from porter.verify.original import Originals
     from porter.verify.own_weights import own_weights
 
+    if harm := unfit(port, model, levels):
+        return Ran(tuple(harm), None, None)
     override = None if port.quantization is None else partial(own_weights, port, model)
     originals = Originals(against, override, stages)
     found: list[Level] = []
@@ -143,9 +154,11 @@ def _run(
         level, closeness, notes = _semantics(port, model, originals, tokens, watch)
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        others, asked = _measured(port, model, originals, measured, texts, watch)
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device)
         found += others
-        notes += texts.notes if texts else ()
+        notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
+        if "distribution" in levels and not stages.resident:
+            notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes))
 
 
@@ -174,38 +187,11 @@ def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
     return (Check.at_most("flaws of the signature", len(flaws), 0, ", ".join(flaws[:5])),)
 
 
-def _check_related(port: Port, model: Model) -> None:
-    """Raises ParityError for a checkpoint of another family or other sizes: there is nothing to compare then."""
-    sizes = census(model.network)
-    pairs = {"family": model.family.name, "parameters": sizes.parameters, "layers": sizes.layers}
-    for name, theirs in (pairs | {"cache_width": sizes.cache_width}).items():
-        if port.manifest[name] != theirs:
-            message = f"the port has {name.replace('_', ' ')} {port.manifest[name]}, the checkpoint {theirs}"
-            raise ParityError(message, "give the checkpoint that the port was made from")
-
-
-def _unfit(port: Port, model: Model, levels: Sequence[str]) -> list[Level]:
-    """The levels that run the port, failed, where it is damaged; raises ParityError where nothing can be run."""
-    from porter.verify.weights import damage
-
-    _check_installed(levels[0])
-    harm = damage(port, model)
-    check = Check.at_most("damage for which the port was not run", len(harm), 0, ", ".join(harm[:5]))
-    return [Level(name, (check,)) for name in levels] if harm else []
-
-
-def _check_installed(level: str) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ParityError(
-            f"the {level} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
-        )
-
-
 def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
 ) -> tuple[Level, Closeness | None, list[str]]:
     from porter.verify.own_weights import check_codes
+    from porter.verify.routing import Misfit
     from porter.verify.runs import open_run, open_stage
     from porter.verify.semantics import Semantics
     from porter.verify.session import BrokenPort
@@ -229,7 +215,7 @@ def _semantics(
             match, greedy = sides.greedy(free, stories[0].calls[0].input_ids, tokens)
         else:
             match, greedy = sides.first_choices()
-    except BrokenPort as error:
+    except (BrokenPort, Misfit) as error:
         return Level("semantics", (*checks, _broken(error))), None, notes
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
@@ -240,7 +226,7 @@ def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: S
     """The user's prompts: read before anything else, so that a file that is none costs no time."""
     if not {"dtype", "distribution"} & set(levels):
         raise ParityError("prompts are read at the dtype and distribution levels", "use --level dtype or all")
-    _check_installed(levels[-1])
+    check_installed(levels[-1])
     from porter.verify.stories import reach
     from porter.verify.texts import from_file
 
@@ -248,18 +234,27 @@ def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: S
 
 
 def _measured(
-    port: Port, model: Model, originals: Originals, levels: Sequence[str], texts: Texts | None, watch: Watch
+    port: Port,
+    model: Model,
+    originals: Originals,
+    levels: Sequence[str],
+    tokens: int,
+    texts: Texts | None,
+    watch: Watch,
+    device: Runtime | None,
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
+    from porter.verify.routing import Misfit
     from porter.verify.session import BrokenPort
     from porter.verify.stories import reach
     from porter.verify.texts import bundled
 
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
-        return measure_levels(port, model, originals, levels, texts, _entries(model), watch)
-    except BrokenPort as error:
+        with device or nullcontext():
+            return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch, device)
+    except (BrokenPort, Misfit) as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 
 

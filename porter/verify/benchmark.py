@@ -1,7 +1,8 @@
 """The double benchmark: port and original, both at the dtype that is deployed, each held against float64.
 
 Both choose their experts freely, as they will in use. Float64 then follows the routes of the one that is held against
-it: a near-tie that falls the other way is no error of what comes after it. The choices are judged by themselves. What
+it: a near-tie that falls the other way is no error of what comes after it. The choices are judged by themselves. A port
+whose choices cannot be seen is held, as the original is then, against float64 on its own routes. What
 both are off from float64 on its own routes, which is what a user meets, is measured too; and so is the port led along
 the original's routes, which takes every choice out of its arithmetic.
 """
@@ -102,7 +103,7 @@ def add_prompts(found: Benchmark, prompts: Prompts, parties: Parties) -> None:
         places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape), np.ones_like(ids)
         ported, _ = parties.port.run(ids, *places)
         rough, _ = parties.own.run(ids)
-        if prompts.routes:
+        if ported.routes:
             for_port, for_own = (parties.exact.run(ids, routes=trace.routes)[0] for trace in (ported, rough))
             found.choices.add(ids.shape, ported.routes, for_port, rough, for_own)
             exactly = {n: chosen[batch] for n, chosen in prompts.routes.items()}
@@ -121,20 +122,22 @@ def add_prompts(found: Benchmark, prompts: Prompts, parties: Parties) -> None:
             led, _ = parties.led.run(ids, *places, routes=rough.routes)
             found.led.add(_of_port(led, len(ids)), of_own, own, of_own)
         if not found.variants:
-            found.variants = _of_variants(found.rule, ids, parties, names, own, of_own)
+            found.variants = _of_variants(found.rule, ids, parties, names, own, of_own, follow=bool(ported.routes))
         _add_tokens(found.tokens, prompts, batch, (ported.logits, rough.logits), (for_port.logits, for_own.logits))
         _add_tokens(found.cost, prompts, batch, (ported.logits, rough.logits), (prompts.logits[batch],) * 2)
 
 
 def _of_variants(
-    rule: Rule, ids: np.ndarray, parties: Parties, names: Sequence[str], own: Values, of_own: Values
+    rule: Rule, ids: np.ndarray, parties: Parties, names: Sequence[str], own: Values, of_own: Values, *, follow: bool
 ) -> dict[str, Errors]:
-    """The original computed in other ways, each as legal as its own, in the place of the port."""
+    """The original computed in other ways, each as legal as its own, in the place of the port; float64 follows their
+    routes where it does the port's.
+    """
     found = {}
     for name, run in legal(parties.own.stages).items():
         trace = run(parties.own, ids)
         exact = of_own
-        if trace.routes:
+        if follow:
             exact = _of_original(parties.exact.run(ids, routes=trace.routes)[0], names, parties.to_entries)
         found[name] = Errors(rule)
         found[name].add(_of_original(trace, names, parties.to_entries), exact, own, of_own)

@@ -16,13 +16,19 @@ def measure(logits: np.ndarray, exact: np.ndarray, next_ids: np.ndarray) -> dict
     likely, now = (np.take_along_axis(side, next_ids[..., None], axis=-1)[..., 0] for side in (p, q))
     other = p.argmax(axis=-1) != q.argmax(axis=-1)
     return {
-        "divergence": np.maximum(np.sum(np.exp(p) * (p - q), axis=-1), 0.0),
+        "divergence": divergence(logits, exact),
         "change": np.exp(now) - np.exp(likely),
         "surprise": likely - now,
         "loss": -now,
         "choice": other.astype(np.float64),
         "agreement": (~other).astype(np.float64),
     }
+
+
+def divergence(logits: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Kullback and Leibler's of the exact distribution from this one, in nats, over the last axis."""
+    p, q = log_softmax(exact), log_softmax(logits.astype(np.float64))
+    return np.asarray(np.maximum(np.sum(np.exp(p) * (p - q), axis=-1), 0.0))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -11,13 +11,16 @@ import numpy as np
 from porter.manifest import Port
 from porter.model import Model
 from porter.verify.benchmark import Benchmark, Parties, ToEntries, add_prompts
+from porter.verify.deployed import open_deployed
 from porter.verify.distribution import check_distribution
+from porter.verify.drift import Drift
 from porter.verify.dtype import check_dtype
 from porter.verify.elementwise import RULES
 from porter.verify.original import Originals
 from porter.verify.prompts import COUNTS, Prompts, read_prompts, write_prompts
 from porter.verify.report import Asked, Level
-from porter.verify.runs import open_run
+from porter.verify.runs import PortRun, open_run
+from porter.verify.runtime import Runtime
 from porter.verify.stories import reach
 from porter.verify.texts import Texts
 
@@ -33,30 +36,48 @@ def measure_levels(
     model: Model,
     originals: Originals,
     levels: Sequence[str],
+    tokens: int,
     texts: Texts | None,
     to_entries: ToEntries,
     watch: story.Watch,
+    runtime: Runtime | None = None,
 ) -> tuple[list[Level], Asked]:
-    """The levels of these names, and what was asked; without texts the original writes them.
+    """The levels of these names, and what was asked; without texts the original writes them. To tell of drift, so many
+    `tokens` at least are decoded, where the model is resident. With a runtime that runs the port as it is deployed,
+    else it is emulated.
 
     Raises BrokenPort where the port does not load or run.
     """
     watch(f"loading port and original in {port.dtype}")
-    found, parties = Benchmark(RULES[port.dtype]), None
+    free = _open(port, model, originals, runtime)
+    found, parties, drift = Benchmark(RULES[port.dtype]), None, None
     asked: list[np.ndarray] = []
     decided: list[Level] = []
     for prompts in _helpings(originals, texts, reach(port, model), watch):
         asked.append(np.concatenate([prompts.input_ids, prompts.next_ids[:, -1:]], axis=1))
-        parties = parties or _parties(port, model, originals, to_entries, routed=bool(prompts.routes))
+        routed = bool(prompts.routes) and runtime is None
+        parties = parties or _parties(port, model, originals, to_entries, free, routed=routed)
         add_prompts(found, prompts, parties)
         decided = [DECIDERS[name](found, port.dtype) for name in levels]
+        if "distribution" in levels and originals.stages.resident:
+            watch("decoding token by token on both sides")
+            drift = drift or Drift(port, model, tokens, parties)
+            drift.add(prompts)
+            decided = [drift.added_to(lv, port.dtype) if lv.name == "distribution" else lv for lv in decided]
         if not any(level.open for level in decided):
             break
     return decided, _asked(texts, asked)
 
 
-def _parties(port: Port, model: Model, originals: Originals, to_entries: ToEntries, *, routed: bool) -> Parties:
-    free = open_run(port, model, originals.stages, forced=False, deployed=True)
+def _open(port: Port, model: Model, originals: Originals, runtime: Runtime | None) -> PortRun:
+    if runtime is not None:
+        return open_deployed(port, runtime)
+    return open_run(port, model, originals.stages, forced=False, deployed=True)
+
+
+def _parties(
+    port: Port, model: Model, originals: Originals, to_entries: ToEntries, free: PortRun, *, routed: bool
+) -> Parties:
     led = open_run(port, model, originals.stages, forced=True, deployed=True) if routed else None
     return Parties(free, originals.at(cast("Precision", port.dtype)), originals.exact, led, to_entries)
 

@@ -61,7 +61,7 @@ class Part:
     """A stage of the original in memory, or all of it: transformers' own class, eager attention and eager experts."""
 
     def __init__(self, stored: Stored, precision: Precision, override: Override, stage: Stage | None) -> None:
-        self._precision = precision
+        self.precision = precision
         self._model = build_model(stored, precision, override, stage)
         self._decoder = self._model.base_model.layers
         self._layers = range(len(self._decoder)) if stage is None else stage.layers
@@ -96,7 +96,7 @@ class Part:
         with (
             torch.no_grad(),
             _running(threads or self.threads),
-            arithmetic(self._precision),
+            arithmetic(self.precision),
             routing,
             ExitStack() as to,
         ):
@@ -130,7 +130,7 @@ class Part:
         """Tokens, or for a stage without the embedding what the stage before made of them."""
         if hidden is None:
             return {"input_ids": _integers(input_ids)}
-        return {"inputs_embeds": torch.from_numpy(hidden).to(getattr(torch, self._precision))}
+        return {"inputs_embeds": torch.from_numpy(hidden).to(getattr(torch, self.precision))}
 
     def _hooks(self, outputs: list[np.ndarray], scale: float) -> Iterator[Any]:
         """What keeps the layers' outputs and multiplies the embeddings; to be removed after the call."""

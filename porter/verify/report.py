@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,14 +98,31 @@ class ExpertLoad:
 
 
 @dataclass(frozen=True)
+class DivergenceAt:
+    """Mean KL in nats around a position of texts that were decoded token by token, port beside original, both against
+    float64.
+    """
+
+    scenario: str
+    position: int
+    port: float
+    original: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, or their names where JSON has none."""
+        return {**vars(self), "port": _named(self.port), "original": _named(self.original)}
+
+
+@dataclass(frozen=True)
 class Figures:
     """What a chart is drawn of."""
 
     errors: tuple[ErrorAt, ...] = ()
     experts: tuple[ExpertLoad, ...] = ()
+    positions: tuple[DivergenceAt, ...] = ()
 
     def __add__(self, other: Figures) -> Figures:
-        return Figures(self.errors + other.errors, self.experts + other.experts)
+        return Figures(self.errors + other.errors, self.experts + other.experts, self.positions + other.positions)
 
     def to_json(self) -> dict[str, Any]:
         """A list of each kind."""
@@ -171,6 +188,9 @@ class ParityReport:
     notes: tuple[str, ...] = field(default=())
     prompts: Asked | None = None  # where none were asked
     slice: tuple[int, ...] | None = None  # the layers that were run, where not all were
+    runtime: str | None = None  # what ran the port as it is deployed: "provider:NAME", or a program's command line
+    versions: Mapping[str, str | None] = field(default_factory=dict)  # of what the verdict was made with
+    port_sha256: str | None = None  # over all that the port consists of
 
     @property
     def status(self) -> Status:
@@ -204,6 +224,10 @@ class ParityReport:
             "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
             "notes": list(self.notes),
             "slice": None if self.slice is None else list(self.slice),
+            "runtime": self.runtime,
+            "recorded": None,
+            "versions": dict(self.versions),
+            "port_sha256": self.port_sha256,
             "seconds": round(self.seconds, 3),
         }
 

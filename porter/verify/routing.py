@@ -15,6 +15,10 @@ from porter.errors import ParityError
 from porter.verify.precision import as_array
 
 
+class Misfit(ParityError):
+    """Routes that the original cannot follow: a port that chooses so is wrong, and can be compared no further."""
+
+
 class Routing(TorchFunctionMode):  # type: ignore[misc]
     """Watches the top-k of every layer's router while a model runs.
 
@@ -62,9 +66,9 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
         gate = self._blocks[layer].gate
         experts, wanted = gate.weight.shape[0], (tokens, gate.top_k)
         if routes.shape != wanted or routes.min() < 0 or routes.max() >= experts:
-            raise ParityError(
-                f"layer {layer}: routes of shape {routes.shape} do not fit",
-                f"the shape is {wanted}, the experts are 0 to {experts - 1}",
+            raise Misfit(
+                f"layer {layer}: routes of shape {routes.shape} do not fit, where the original's have {wanted}",
+                f"the experts are 0 to {experts - 1}",
             )
         return torch.from_numpy(np.array(routes, dtype=np.int64))
 

@@ -274,11 +274,11 @@ def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, d
         return open_split(port, model, forced=forced, deployed=deployed)
     wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
     sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed, stage=stage) for g in port.graphs}
-    return run_of(port, sessions)
+    return as_run(port, sessions)
 
 
-def run_of(port: Port, sessions: Mapping[str, Session]) -> PortRun:
-    """A port by the sessions of its graphs."""
+def as_run(port: Port, sessions: Mapping[str, Session]) -> PortRun:
+    """The graphs of a port, by the names of their files, as one network."""
     if port.context is None:
         (session,) = sessions.values()
         return GrowingRun(session, int(port.manifest["minimum_past"]))

@@ -45,10 +45,15 @@ class Results:
     cache: Arrays  # [b, heads, places, width]
 
 
-class Session(Protocol):
-    """What a port is run with, whichever graphs it is: `GraphSession` says what these give."""
+class BrokenPort(Exception):
+    """The port does not load or does not run, which is a finding, not an error of the comparison."""
 
-    def cache(self, batch: int, places: int) -> Arrays: ...
+
+class Session(Protocol):
+    """One graph of a port that can be called."""
+
+    def cache(self, batch: int, places: int) -> Arrays:
+        """A cache of so many places with nothing in them."""
 
     def run(
         self,
@@ -56,11 +61,8 @@ class Session(Protocol):
         routes: Mapping[int, np.ndarray] | None,
         embedding_scale: float,
         hidden: np.ndarray | None = None,
-    ) -> Results: ...
-
-
-class BrokenPort(Exception):
-    """The port does not load or does not run, which is a finding, not an error of the comparison."""
+    ) -> Results:
+        """One call."""
 
 
 class GraphSession:
@@ -86,7 +88,7 @@ class GraphSession:
         if port.cards > 1:  # threads of many segments would wait for work where others work
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
-        with _blaming_the_port("does not load"):
+        with blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(graph, load_external_data=False))
             self._hidden = cut(built, stage) if stage is not None else None
             self._last = next(str(v.name) for v in built.graph.outputs if not str(v.name).startswith(PRESENT))
@@ -136,7 +138,7 @@ class GraphSession:
         given = {
             n: np.asarray(a, NUMPY[self._inputs[n].type], order="C") for n, a in given.items() if n in self._inputs
         }
-        with _blaming_the_port("stops"):
+        with blaming_the_port("stops"):
             return dict(zip(self._outputs, self._session.run(None, given), strict=True))
 
     def _scale(self, built: ir.Model) -> None:
@@ -176,15 +178,16 @@ def results_of(outputs: Mapping[str, np.ndarray], logits: np.ndarray, *, forced:
     """The watched values among a call's outputs."""
     return Results(
         logits=logits,
-        layers=_by_layer(outputs, WATCHED["layers"]),
-        router_logits=_by_layer(outputs, WATCHED["router_logits"]),
-        routes=_by_layer(outputs, CHOSEN + (re.escape(OWN) if forced else "")),
+        layers=by_layer(outputs, WATCHED["layers"]),
+        router_logits=by_layer(outputs, WATCHED["router_logits"]),
+        routes=by_layer(outputs, CHOSEN + (re.escape(OWN) if forced else "")),
         cache={n.replace(PRESENT, PAST): a for n, a in outputs.items() if n.startswith(PRESENT)},
     )
 
 
 @contextmanager
-def _blaming_the_port(what: str) -> Iterator[None]:
+def blaming_the_port(what: str) -> Iterator[None]:
+    """Whatever ONNX Runtime raises, and the readers of graphs, is a BrokenPort."""
     try:
         yield
     except Exception as error:  # ONNX Runtime, protobuf and onnx-ir raise types of their own, unrelated to one another
@@ -201,6 +204,7 @@ def _values(built: ir.Model) -> Iterator[ir.Value]:
     return (value for node in built.graph for value in node.outputs if value.name)
 
 
-def _by_layer(results: Mapping[str, Any], pattern: str) -> dict[int, np.ndarray]:
+def by_layer(results: Mapping[str, Any], pattern: str) -> dict[int, np.ndarray]:
+    """Of all results those whose names are of a pattern, by the layer's number in it."""
     matches = ((re.fullmatch(pattern, name), array) for name, array in results.items())
     return {int(match[1]): array for match, array in matches if match}

@@ -15,7 +15,7 @@ from porter.model import Model
 from porter.verify.cards import cards_of
 from porter.verify.launched import Launched
 from porter.verify.ranks import Call, Execute, Program, Routes, in_turn, open_rank, rounding
-from porter.verify.runs import PortPast, PortRun, PortTrace, run_of
+from porter.verify.runs import PortPast, PortRun, PortTrace, as_run
 from porter.verify.session import PAST, Arrays, BrokenPort, Results, results_of
 from porter.verify.widen import wide_weights
 
@@ -114,7 +114,7 @@ def open_split(port: Port, model: Model, *, forced: bool, deployed: bool) -> Por
         execute = partial(in_turn, loaded, rounding(port, deployed=deployed))
     models = [its for _, its in cards]
     sessions = {graph: SplitSession(graph, models, execute, forced=forced) for graph in programs[0].segments}
-    return SplitRun(run_of(port, sessions), models)
+    return SplitRun(as_run(port, sessions), models)
 
 
 def _together(kind: str, parts: Sequence[Mapping[int, np.ndarray]]) -> dict[int, np.ndarray]:

@@ -12,6 +12,7 @@ from porter.verify.report import (
     Asked,
     Check,
     Closeness,
+    DivergenceAt,
     ErrorAt,
     ExpertLoad,
     Figures,
@@ -127,9 +128,13 @@ def test_json_has_the_fields_of_the_contract() -> None:
         "cosine": 0.999,
         "kl": 1e-9,
         "prompts": None,
-        "figures": {"errors": [], "experts": []},
+        "figures": {"errors": [], "experts": [], "positions": []},
         "notes": ["a note"],
         "slice": None,
+        "runtime": None,
+        "recorded": None,
+        "versions": {},
+        "port_sha256": None,
         "seconds": 1.235,
     }
 
@@ -155,7 +160,9 @@ def test_json_takes_numbers_that_json_has_not() -> None:
 def test_the_figures_of_all_levels_become_one() -> None:
     error = ErrorAt("semantics", "prefill", "layers", "1", 1, math.inf, 1e-7, math.inf, 10.0)
     first = Level("a", (PASS,), Figures(errors=(error,)))
-    second = Level("b", (PASS,), Figures(experts=(ExpertLoad(1, (3, 0), (2, 1)),)))
+    at = DivergenceAt("drift", 10, math.nan, 1e-9)
+    second = Level("b", (PASS,), Figures(experts=(ExpertLoad(1, (3, 0), (2, 1)),), positions=(at,)))
     figures = ParityReport("port", "checkpoint", "device", "float32", (first, second), None, 1.0).to_json()["figures"]
     assert figures["errors"] == [vars(error) | {"port": "inf", "ratio": "inf"}]
     assert figures["experts"] == [{"layer": 1, "port": [3, 0], "original": [2, 1]}]
+    assert figures["positions"] == [{"scenario": "drift", "position": 10, "port": "nan", "original": 1e-9}]

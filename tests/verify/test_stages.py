@@ -49,6 +49,8 @@ def test_a_port_that_does_not_fit_is_walked_through_in_parts(level: str, deepsee
     errors = {(e["quantity"], e["layer"]) for e in found["figures"]["errors"]}
     assert len(errors) == (0 if level == "distribution" else 3 + 3 + 2 + 1)  # two of three layers have routers
     assert "read in 5 parts" in " ".join(found["notes"])
+    assert ("no drift" in " ".join(found["notes"])) == (level == "distribution")
+    assert found["figures"]["positions"] == []
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,16 @@ def test_a_slice_finds_what_is_in_it(
     assert code == (1 if layers == "2" else 0)
     assert found["slice"] == ([2] if layers == "2" else [0, 1])
     assert "SLICE" in found["notes"][0]
+
+
+def test_a_slice_is_decoded_token_by_token(deepseek: Path, deepseek_port: Path) -> None:
+    """As whole models are, where it stays in memory."""
+    code, found = verdict(deepseek_port, deepseek, "--layers", "0,2", "--memory", "60GB", "--level", "distribution")
+    assert code == 0
+    assert "no drift" not in " ".join(found["notes"])
+    errors = [entry for entry in found["figures"]["errors"] if entry["scenario"] == "drift"]
+    assert {entry["layer"] for entry in errors if entry["quantity"] == "cache"} == {0, 2}
+    assert found["figures"]["positions"]
 
 
 @pytest.mark.parametrize("text", ["", "a", "3", "2-1", "0,0", "1,0", "0-3", "-1"])
