@@ -59,7 +59,7 @@ def convert(
     as_json: options.JSON = False,
 ) -> None:
     """Convert a checkpoint into a port for a target. Interrupted, the same command goes on where it stopped."""
-    from porter import port, render
+    from porter import port, render, render_conversion
     from porter.progress import progress
 
     with progress(quiet=as_json) as watch:
@@ -85,15 +85,15 @@ def convert(
             dry_run=dry_run,
             watch=watch,
         )
-    render.print_json(result) if as_json else render.print_conversion(result)
+    render.print_json(result) if as_json else render_conversion.print_conversion(result)
     if not result.get("fits", True):
         raise PorterError("the port does not fit on that disk", "make room or choose another folder")
 
 
 @app.command()
 def verify(
-    port: options.PORT,
-    against: options.AGAINST,
+    port: options.VERIFIED,
+    against: options.AGAINST = None,
     level: options.LEVEL = options.Level.all,
     public_key: options.PUBLIC_KEY = None,
     tokens: options.TOKENS = 8,
@@ -101,6 +101,8 @@ def verify(
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
     launch: options.LAUNCH = None,
+    bisect: options.BISECT = None,
+    replay: options.REPLAY = False,
     files: options.REPORT = None,
     runtime: options.RUNTIME = None,
     provider: options.PROVIDER = None,
@@ -111,24 +113,30 @@ def verify(
     from porter import recorded, render, reports
     from porter.progress import progress
 
-    reports.check_files(files or (), (port, against))
+    reports.check_files(files or (), [folder for folder in (port, against) if folder])
     every = tuple(str(one) for one in options.Level if one is not options.Level.all)
     with progress(quiet=as_json) as watch:
-        document, code = recorded.verify(
-            port,
-            against,
-            levels=every if level is options.Level.all else (str(level),),
-            fresh=fresh,
-            public_key=public_key,
-            tokens=tokens,
-            prompts=prompts,
-            layers=layers,
-            memory=memory,
-            launch=launch,
-            runtime=runtime,
-            provider=provider,
-            watch=watch,
-        )
+        if replay:
+            document, code = recorded.replay(port, against)
+        elif against is None:
+            raise PorterError("Missing option '--against'", "`porter verify --help` lists what it takes")
+        else:
+            document, code = recorded.verify(
+                port,
+                against,
+                levels=every if level is options.Level.all else (str(level),),
+                fresh=fresh,
+                public_key=public_key,
+                tokens=tokens,
+                prompts=prompts,
+                layers=layers,
+                memory=memory,
+                launch=launch,
+                bisect=bisect,
+                runtime=runtime,
+                provider=provider,
+                watch=watch,
+            )
     render.print_json(document) if as_json else render.print_parity(document)
     reports.write_files(files or (), document)
     render.print_commands(reports.annotations_for(files or (), document))

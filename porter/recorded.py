@@ -53,6 +53,10 @@ def verify(
     Raises what `porter.verify.verify` does, whose `options` these are.
     """
     begun = time.monotonic()
+    if (folder := options.get("bisect")) is not None:  # before digests are taken, which may take minutes
+        from porter.verify.conditions import check_free
+
+        check_free(folder, levels)
     watch("taking digests")
     digests = Digests(cache_folder())
     subject, record = _subject(digests, port, against), None
@@ -69,6 +73,17 @@ def verify(
     if record is not None and _subject(digests, port, against) == subject:  # nothing was changed meanwhile
         write_object(record, {"form": FORM, "exit_code": report.exit_code, "document": document, "at": _now()})
     return document, report.exit_code
+
+
+def replay(folder: Path, against: Path | None) -> tuple[dict[str, Any], int]:
+    """The document and exit code of a block that `bisect` saved: run anew each time, for it is there to be changed.
+
+    Raises what `porter.verify.replay_block` does.
+    """
+    from porter.verify import replay_block
+
+    report = replace(replay_block(folder, against), versions=versions())
+    return report.to_json(), report.exit_code
 
 
 def versions() -> dict[str, str | None]:

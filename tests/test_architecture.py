@@ -23,7 +23,7 @@ FLOORS = """
 5  cli run_ranks
 5  options
 5  progress
-5  render_plan render_targets
+5  render_conversion render_plan render_targets
 5  render
 5  reports
 4  recorded
@@ -52,7 +52,7 @@ ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
 DOORS = {
     "typer": {"cli", "options"},
-    "rich": {"render", "render_plan", "render_targets", "progress"},
+    "rich": {"render", "render_conversion", "render_plan", "render_targets", "progress"},
     "onnx": {"schema", "graph", "passes", "inspect", "verify"},  # those that look at finished graphs
     "onnx_ir": {
         "schema",

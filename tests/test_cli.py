@@ -52,7 +52,7 @@ OPTIONS = {
     },
     "verify": {
         "PORT": ("Path", MUST),
-        "--against": ("Path", MUST),
+        "--against": ("pathlib.Path | None", None),
         "--level": ("weights|semantics|dtype|distribution|all", "all"),
         "--public-key": ("pathlib.Path | None", None),
         "--tokens": ("int", 8),
@@ -60,6 +60,8 @@ OPTIONS = {
         "--layers": ("str | None", None),
         "--memory": ("str | None", None),
         "--launch": ("int | None", None),
+        "--bisect": ("pathlib.Path | None", None),
+        "--replay": ("bool", False),
         "--report": ("list[pathlib.Path] | None", None),
         "--runtime": ("str | None", None),
         "--provider": ("str | None", None),

@@ -152,7 +152,7 @@ def test_parts_of_a_model_are_not_run_of_a_split_port(split: Path, checkpoint: C
     assert "a port for several cards is run whole" in run(*words, "--layers", "0-1").refusal()
     assert "--launch 4" in run(*words, "--launch", 3).refusal()
     there = ("verify", split, "--against", checkpoint("llama"), "--provider", "CPUExecutionProvider", "--json")
-    assert "is not run by --runtime or --provider" in run(*there).refusal()
+    assert "--provider and --bisect are for ports of one card" in run(*there).refusal()
     bytes_only = ("verify", split, "--against", checkpoint("llama"), "--level", "weights", "--layers", "0-1", "--json")
     assert run(*bytes_only).code == 0  # they are compared all the same
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,16 @@ from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
-from porter.verify.conditions import check_installed, check_related, unfit
-from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
+from porter.verify.cards import launched, on_cards
+from porter.verify.conditions import check_free, check_installed, check_related, unfit
+from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
 from porter.verify.where import Where, deployment
 
 if TYPE_CHECKING:
     from porter.verify.original import Originals
     from porter.verify.runtime import Runtime
+    from porter.verify.scenarios import Scenario
     from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
@@ -43,6 +46,7 @@ def verify(
     layers: str | None = None,
     memory: str | None = None,
     launch: int | None = None,
+    bisect: Path | None = None,
     runtime: str | None = None,
     provider: str | None = None,
     watch: Watch = lambda stage: None,
@@ -53,31 +57,28 @@ def verify(
     A port for several cards is run in this process, rank by rank, or by `launch` processes, one for each.
     A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
     `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
+    Where semantics fails, the first block that is wrong is named, and saved in the folder `bisect` to be run alone.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
+    check_free(bisect, levels)
     levels, device, told = deployment(Where(runtime, provider), levels, layers)
-    port = _launched(open_port(folder), launch)
+    port = launched(open_port(folder), launch)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     check_related(port, model)
     stages, notes = _stages(model, layers, memory)
-    notes += _on_cards(port, stages, device) if {*levels} - {"weights"} else []
+    notes += on_cards(port, stages, device, bisect) if {*levels} - {"weights"} else []
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
     if "weights" in levels:
-        from porter.verify.weights import check_weights
-
-        signed = _signature(port, verifier, watch) if verifier else ()
-        watch("comparing weights")
-        level = check_weights(port, model)
-        found.append(Level(level.name, (*signed, *level.checks)))
+        found.append(_weights(port, model, verifier, watch))
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        ran = _run(port, model, against, stages, run, tokens, texts, watch, device)
+        ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch, device)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -89,32 +90,21 @@ def verify(
         notes=(*notes, *told, *ran.notes),
         prompts=ran.asked,
         slice=None if layers is None else tuple(stages.layers),
+        located=ran.located,
         runtime=device.name if device else None,
     )
 
 
-def _launched(port: Port, launch: int | None) -> Port:
-    if launch is None:
-        return port
-    if port.cards == 1:
-        raise ParityError("--launch is for ports of several cards, and this one is for one", "leave it out")
-    if launch != port.cards:
-        raise ParityError(f"--launch {launch} does not fit a port for {port.cards} cards", f"use --launch {port.cards}")
-    return replace(port, launched=True)
+def replay_block(folder: Path, against: Path | None = None) -> ParityReport:
+    """Runs a block that `bisect` saved, and says whether it is within its band; nothing but ONNX Runtime is needed.
 
+    Raises ParityError for a folder that holds none, is damaged, or is given together with a checkpoint.
+    """
+    if find_spec("onnxruntime") is None:
+        raise ParityError("a replay needs onnxruntime", "pip install onnxruntime")
+    from porter.verify.replay import replay
 
-def _on_cards(port: Port, stages: Stages, device: Runtime | None) -> list[str]:
-    """How a port for several cards is run. Raises ParityError for parts of it."""
-    if port.cards == 1:
-        return []
-    if device is not None:
-        message = "a port for several cards is not run by --runtime or --provider"
-        raise ParityError(message, "leave it out, or convert for one card to see how the device computes")
-    if len(stages.parts) > 1:
-        message = "a port for several cards is run whole, and that needs more memory than there is"
-        raise ParityError(message, "leave --layers and --memory out, on a machine with more; or use --level weights")
-    how = "by a process each" if port.launched else "in turn, in one process"
-    return [f"the port is for {port.cards} cards, which were run {how}"]
+    return replay(folder, against)
 
 
 @dataclass(frozen=True)
@@ -125,6 +115,7 @@ class Ran:
     closeness: Closeness | None
     asked: Asked | None
     notes: tuple[str, ...] = ()
+    located: Located | None = None
 
 
 def _run(
@@ -135,10 +126,11 @@ def _run(
     levels: Sequence[str],
     tokens: int,
     texts: Texts | None,
+    bisect: Path | None,
     watch: Watch,
     device: Runtime | None,
 ) -> Ran:
-    """Port and original side by side: semantics, then what is measured."""
+    """Port and original side by side: semantics, then what is measured; of a damaged port only that it is."""
     from porter.verify.original import Originals
     from porter.verify.own_weights import own_weights
 
@@ -150,8 +142,17 @@ def _run(
     closeness: Closeness | None = None
     asked: Asked | None = None
     notes: list[str] = []
+    located: Located | None = None
     if "semantics" in levels:
-        level, closeness, notes = _semantics(port, model, originals, tokens, watch)
+        level, closeness, notes, failing = _semantics(port, model, originals, tokens, watch)
+        if level.status == "fail" and port.cards == 1:
+            from porter.verify.bisect import Bisection, locate
+
+            search = Bisection(port, model, originals, _entries(model))
+            level, located, more = locate(search, failing, level, bisect, watch)
+            notes += more
+        elif bisect is not None:
+            notes.append(f"nothing fails, so no block was written to {bisect}")
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
         others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device)
@@ -159,7 +160,7 @@ def _run(
         notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
         if "distribution" in levels and not stages.resident:
             notes.append("no drift was looked for: a decode token by token would read the model once a token")
-    return Ran(tuple(found), closeness, asked, tuple(notes))
+    return Ran(tuple(found), closeness, asked, tuple(notes), located)
 
 
 def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stages, list[str]]:
@@ -181,6 +182,15 @@ def _verifier(public_key: Path | None, levels: Sequence[str]) -> Verifier | None
     return Verifier(public_key) if public_key else None
 
 
+def _weights(port: Port, model: Model, verifier: Verifier | None, watch: Watch) -> Level:
+    from porter.verify.weights import check_weights
+
+    signed = _signature(port, verifier, watch) if verifier else ()
+    watch("comparing weights")
+    level = check_weights(port, model)
+    return Level(level.name, (*signed, *level.checks))
+
+
 def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
     watch("checking the signature")
     flaws = verifier.flaws(port.folder, port.manifest)
@@ -189,7 +199,7 @@ def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
 
 def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
-) -> tuple[Level, Closeness | None, list[str]]:
+) -> tuple[Level, Closeness | None, list[str], list[Scenario]]:
     from porter.verify.own_weights import check_codes
     from porter.verify.routing import Misfit
     from porter.verify.runs import open_run, open_stage
@@ -198,6 +208,7 @@ def _semantics(
     from porter.verify.stories import each_size, stories_of
 
     stories, notes = stories_of(port, model, tokens)
+    every = [*stories, *each_size(port, model, tokens)]
     checks: list[Check] = []
     if port.quantization is not None:
         checks.append(check_codes(port, model, originals.tensors()))
@@ -208,7 +219,7 @@ def _semantics(
         watch("loading the port (ONNX Runtime)")
         open_forced = partial(open_stage, port, model, forced=True)
         sides = Semantics(cache(open_forced) if stages.resident else open_forced, exact, own, _entries(model))
-        checks += sides.walk([*stories, *each_size(port, model, tokens)], watch)
+        checks += sides.walk(every, watch)
         if stages.resident:
             watch("greedy decoding")
             free = open_run(port, model, stages, forced=False)
@@ -216,10 +227,12 @@ def _semantics(
         else:
             match, greedy = sides.first_choices()
     except (BrokenPort, Misfit) as error:
-        return Level("semantics", (*checks, _broken(error))), None, notes
+        return Level("semantics", (*checks, _broken(error))), None, notes, every
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
-    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes
+    failed = {check.name.partition(": ")[0] for check in checks if check.status == "fail"}
+    failing = [story for story in every if story.name in failed]
+    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes, failing
 
 
 def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: Sequence[str]) -> Texts:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from porter.errors import ParityError
 from porter.layout import Layout
 from porter.manifest import Port
 from porter.model import Model, shared_out
 from porter.order import folder_of
+from porter.verify.stages import Stages
+
+if TYPE_CHECKING:
+    from porter.verify.runtime import Runtime
 
 
 def cards_of(port: Port, model: Model) -> list[tuple[Port, Model]]:
@@ -31,3 +37,28 @@ def card_of(port: Port, rank: int) -> Port:
 
     manifest = port.manifest | {"graphs": own("graphs"), "weights": own("weights"), "files": []}
     return replace(port, folder=port.folder / folder, manifest=manifest)
+
+
+def launched(port: Port, launch: int | None) -> Port:
+    """The port to be run by so many processes, where that is asked for. Raises ParityError where they do not fit it."""
+    if launch is None:
+        return port
+    if port.cards == 1:
+        raise ParityError("--launch is for ports of several cards, and this one is for one", "leave it out")
+    if launch != port.cards:
+        raise ParityError(f"--launch {launch} does not fit a port for {port.cards} cards", f"use --launch {port.cards}")
+    return replace(port, launched=True)
+
+
+def on_cards(port: Port, stages: Stages, device: Runtime | None, bisect: Path | None) -> list[str]:
+    """How a port for several cards is run. Raises ParityError for parts of it."""
+    if port.cards == 1:
+        return []
+    if device is not None or bisect is not None:
+        message = "--runtime, --provider and --bisect are for ports of one card, and this one is for several"
+        raise ParityError(message, "leave them out, or convert for one card")
+    if len(stages.parts) > 1:
+        message = "a port for several cards is run whole, and that needs more memory than there is"
+        raise ParityError(message, "leave --layers and --memory out, on a machine with more; or use --level weights")
+    how = "by a process each" if port.launched else "in turn, in one process"
+    return [f"the port is for {port.cards} cards, which were run {how}"]

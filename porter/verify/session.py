@@ -93,7 +93,7 @@ class GraphSession:
             self._hidden = cut(built, stage) if stage is not None else None
             self._last = next(str(v.name) for v in built.graph.outputs if not str(v.name).startswith(PRESENT))
             if port.dtype != "float32":
-                weights = narrow_weights(built, port.folder) if deployed else wide(_stored(built))
+                weights = narrow_weights(built, port.folder) if deployed else wide(stored(built))
                 (emulate if deployed else widen)(built)
                 options.add_external_initializers(*weights)
             self._chosen = self._force(built) if forced else {}
@@ -194,7 +194,7 @@ def blaming_the_port(what: str) -> Iterator[None]:
         raise BrokenPort(f"ONNX Runtime {what}: {str(error).splitlines()[0]}") from error
 
 
-def _stored(built: ir.Model) -> frozenset[str]:
+def stored(built: ir.Model) -> frozenset[str]:
     """The weights that lie in files."""
     weights = built.graph.initializers.items()
     return frozenset(str(name) for name, value in weights if isinstance(value.const_value, ir.ExternalTensor))
