@@ -18,7 +18,7 @@ from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
-from porter.verify.cards import launched, on_cards
+from porter.verify.cards import on_cards, on_processes
 from porter.verify.conditions import check_free, check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
@@ -66,7 +66,7 @@ def verify(
     verifier = _verifier(public_key, levels)
     check_free(bisect, levels)
     levels, device, told = deployment(Where(runtime, provider), levels, layers)
-    port = launched(open_port(folder), launch)
+    port = on_processes(open_port(folder), launch)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     check_related(port, model)

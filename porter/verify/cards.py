@@ -39,7 +39,7 @@ def card_of(port: Port, rank: int) -> Port:
     return replace(port, folder=port.folder / folder, manifest=manifest)
 
 
-def launched(port: Port, launch: int | None) -> Port:
+def on_processes(port: Port, launch: int | None) -> Port:
     """The port to be run by so many processes, where that is asked for. Raises ParityError where they do not fit it."""
     if launch is None:
         return port
