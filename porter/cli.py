@@ -47,6 +47,9 @@ def convert(
     quantize: options.QUANTIZE = "none",
     shard_size: options.SHARD_SIZE = "4GiB",
     shape: options.SHAPE = None,
+    tp: options.TP = 1,
+    ep: options.EP = 1,
+    pp: options.PP = 1,
     executor: options.EXECUTOR = options.Executor.local,
     digests: options.DIGESTS = False,
     sign: options.SIGN = None,
@@ -56,7 +59,7 @@ def convert(
     as_json: options.JSON = False,
 ) -> None:
     """Convert a checkpoint into a port for a target. Interrupted, the same command goes on where it stopped."""
-    from porter import port, render
+    from porter import port, render, render_conversion
     from porter.progress import progress
 
     with progress(quiet=as_json) as watch:
@@ -71,6 +74,9 @@ def convert(
             quantize=quantize,
             shard_size=shard_size,
             shape=shape,
+            tp=tp,
+            ep=ep,
+            pp=pp,
             executor=executor,
             digests=digests,
             sign=sign,
@@ -79,7 +85,7 @@ def convert(
             dry_run=dry_run,
             watch=watch,
         )
-    render.print_json(result) if as_json else render.print_conversion(result)
+    render.print_json(result) if as_json else render_conversion.print_conversion(result)
     if not result.get("fits", True):
         raise PorterError("the port does not fit on that disk", "make room or choose another folder")
 
@@ -94,6 +100,7 @@ def verify(
     prompts: options.PROMPTS = None,
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
+    launch: options.LAUNCH = None,
     bisect: options.BISECT = None,
     replay: options.REPLAY = False,
     files: options.REPORT = None,
@@ -124,6 +131,7 @@ def verify(
                 prompts=prompts,
                 layers=layers,
                 memory=memory,
+                launch=launch,
                 bisect=bisect,
                 runtime=runtime,
                 provider=provider,

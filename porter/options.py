@@ -104,6 +104,11 @@ SHAPE = Annotated[
         "lengths as 128/512."
     ),
 ]
+TP = Annotated[
+    int, typer.Option("--tp", min=1, help="Cards that heads, inner sizes and the vocabulary are divided over.")
+]
+EP = Annotated[int, typer.Option("--ep", min=1, help="Cards that the experts are divided over.")]
+PP = Annotated[int, typer.Option("--pp", min=1, help="Cards that the layers are divided over; tp * ep * pp in all.")]
 EXECUTOR = Annotated[
     Executor, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
 ]
@@ -171,6 +176,10 @@ PROVIDER = Annotated[
 ]
 FRESH = Annotated[
     bool, typer.Option("--fresh", help="Verify anew, even where nothing changed since a verdict that is recorded.")
+]
+
+LAUNCH = Annotated[
+    int | None, typer.Option(min=2, help="Run a port of several cards as so many processes, through torchrun.")
 ]
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]

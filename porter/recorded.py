@@ -140,7 +140,7 @@ def _subject(digests: Digests, port: Path, against: Path) -> Subject | None:
         manifest = json.loads((port / MANIFEST).read_bytes())
         names = {str(entry["file"]) for part in PARTS for entry in manifest[part]}
         names |= {SIGNATURE} & set(os.listdir(port))
-        files = {path.name: digest for path, digest in digests.of(port / name for name in names).items()}
+        files = {p.relative_to(port).as_posix(): d for p, d in digests.of(port / name for name in names).items()}
         files[MANIFEST] = hashlib.sha256(_completed(port, manifest, files)).hexdigest()
         theirs = digests.of(path for path in _of_checkpoint(against) if path.suffix in READ and path.is_file())
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

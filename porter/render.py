@@ -69,54 +69,6 @@ def print_rows(title: str, columns: list[str], rows: list[list[object]]) -> None
     out().print(table)
 
 
-def print_conversion(result: Mapping[str, Any]) -> None:
-    """What `porter convert` made, or would make."""
-    if result.get("dry_run"):
-        _print_foreseen(result)
-        return
-    graphs = (f"{graph['file']}: {graph['nodes']} nodes" for graph in result["graphs"])
-    lowering, shape = result["lowering"], {"shape": result["shape"]} if result["shape"] else {}
-    signed = {"signature": result["signature"]} if result["signature"] else {}
-    print_pairs(
-        f"port: {escape(result['port'])}",
-        {
-            "target": f"{result['target']} through {result['frontend']}",
-            "family": result["family"] + (f", {result['attention']} attention" if result["attention"] else ""),
-            "dtype": f"{result['dtype']}, {result['dtype_reason']}",
-            **_quantized(result),
-            **shape,
-            "graphs": ", ".join(graphs),
-            "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
-            "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
-            "source tensors left out": result["dropped"],
-            **signed,
-            "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
-        },
-    )
-
-
-def _quantized(result: Mapping[str, Any]) -> dict[str, str]:
-    """What became of the weights, where any are codes."""
-    if result["quantize"] is None:
-        return {}
-    left = len(result["left_in_float"])
-    return {"weights as codes": result["quantize"] + (f", but for {left} without whole blocks" if left else "")}
-
-
-def _print_foreseen(result: Mapping[str, Any]) -> None:
-    facts = {
-        "target": result["target"],
-        "family": result["family"],
-        "to write": f"{size(result['bytes'])}, weights in {len(result['weights'])} file(s)",
-        "free there": size(result["free_bytes"]),
-        "peak memory": f"at most {size(result['peak_memory_bytes'])}",
-    }
-    if result["referenced"]:
-        kept = sum(shard["bytes"] for shard in result["referenced"])
-        facts["stays where it is"] = f"{size(kept)} in {len(result['referenced'])} shard(s)"
-    print_pairs(f"dry run, nothing written: {escape(result['port'])}", facts)
-
-
 def print_parity(report: Mapping[str, Any]) -> None:
     """The verdict of `porter verify`: plain checks one below the other, scenarios as a grid, what was measured with its
     errors, what failed in words.

@@ -18,6 +18,7 @@ from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
+from porter.verify.cards import on_cards, on_processes
 from porter.verify.conditions import check_free, check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
 from porter.verify.stages import Stages, parse_layers, plan_stages
@@ -44,6 +45,7 @@ def verify(
     prompts: Path | None = None,
     layers: str | None = None,
     memory: str | None = None,
+    launch: int | None = None,
     bisect: Path | None = None,
     runtime: str | None = None,
     provider: str | None = None,
@@ -52,6 +54,7 @@ def verify(
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
+    A port for several cards is run in this process, rank by rank, or by `launch` processes, one for each.
     A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
     `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
     Where semantics fails, the first block that is wrong is named, and saved in the folder `bisect` to be run alone.
@@ -63,20 +66,16 @@ def verify(
     verifier = _verifier(public_key, levels)
     check_free(bisect, levels)
     levels, device, told = deployment(Where(runtime, provider), levels, layers)
-    port = open_port(folder)
+    port = on_processes(open_port(folder), launch)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     check_related(port, model)
     stages, notes = _stages(model, layers, memory)
+    notes += on_cards(port, stages, device, bisect) if {*levels} - {"weights"} else []
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
     if "weights" in levels:
-        from porter.verify.weights import check_weights
-
-        signed = _signature(port, verifier, watch) if verifier else ()
-        watch("comparing weights")
-        level = check_weights(port, model)
-        found.append(Level(level.name, (*signed, *level.checks)))
+        found.append(_weights(port, model, verifier, watch))
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
         ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch, device)
@@ -146,7 +145,7 @@ def _run(
     located: Located | None = None
     if "semantics" in levels:
         level, closeness, notes, failing = _semantics(port, model, originals, tokens, watch)
-        if level.status == "fail":
+        if level.status == "fail" and port.cards == 1:
             from porter.verify.bisect import Bisection, locate
 
             search = Bisection(port, model, originals, _entries(model))
@@ -181,6 +180,15 @@ def _verifier(public_key: Path | None, levels: Sequence[str]) -> Verifier | None
     if public_key and "weights" not in levels:
         raise ParityError("the signature is checked at the weights level", "use --level weights or all")
     return Verifier(public_key) if public_key else None
+
+
+def _weights(port: Port, model: Model, verifier: Verifier | None, watch: Watch) -> Level:
+    from porter.verify.weights import check_weights
+
+    signed = _signature(port, verifier, watch) if verifier else ()
+    watch("comparing weights")
+    level = check_weights(port, model)
+    return Level(level.name, (*signed, *level.checks))
 
 
 def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:

@@ -271,6 +271,10 @@ def open_run(port: Port, model: Model, stages: Stages, *, forced: bool, deployed
 
 def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, deployed: bool = False) -> PortRun:
     """A stage of a port, or all of it. Raises BrokenPort where it does not load."""
+    if port.cards > 1:
+        from porter.verify.split import open_split
+
+        return open_split(port, model, forced=forced, deployed=deployed)
     wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
     sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed, stage=stage) for g in port.graphs}
     return as_run(port, sessions)
@@ -279,5 +283,6 @@ def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, d
 def as_run(port: Port, sessions: Mapping[str, Session]) -> PortRun:
     """The graphs of a port, by the names of their files, as one network."""
     if port.context is None:
-        return GrowingRun(sessions[port.graphs[0].name], int(port.manifest["minimum_past"]))
+        (session,) = sessions.values()
+        return GrowingRun(session, int(port.manifest["minimum_past"]))
     return FixedRun([(size, sessions[size.file]) for size in port.fixed_sizes()], port.context)
