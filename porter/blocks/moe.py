@@ -81,6 +81,35 @@ class BiasedRouter(Float32Router):
         return self.route(step, self.logits(step, x), self.e_score_correction_bias.value(step.graph, step.dtype))
 
 
+class BiasedSoftmaxRouter(Float32Router):
+    """ERNIE 4.5 (its report, section 2.1): softmax scores that a correction bias steers, as DeepSeek-V3's; weights
+    divided by their sum, and by `least` where that is more.
+    """
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int, least: float) -> None:
+        super().__init__(hidden_size, experts, top_k, 1.0)
+        self.e_score_correction_bias = Parameter((experts,), storage="float32", learned=False)
+        self.rule |= {"normalize": 1, "least": least}
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        return self.route(step, self.logits(step, x), self.e_score_correction_bias.value(step.graph, step.dtype))
+
+
+class BiasedSigmoidRouter(Router):
+    """MiniMax-M2: logits at the port's dtype, sigmoid scores, a correction bias that steers the choice only."""
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int) -> None:
+        super().__init__(hidden_size, experts, top_k, normalize=True)
+        self.e_score_correction_bias = Parameter((experts,), storage="float32", learned=False)
+        self.rule |= {"scoring": "sigmoid"}
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        graph = step.graph
+        logits = graph.op.Gemm(x, self.weight.value(graph, step.dtype), transB=1)
+        bias = self.e_score_correction_bias.value(graph, step.dtype)
+        return self.route(step, cast(graph, logits, ir.DataType.FLOAT), bias)
+
+
 class Experts(Module):
     """All routed experts of a layer: gate_up_proj [E, 2F, D] (gate rows above up rows), down_proj [E, D, F].
 

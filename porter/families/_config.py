@@ -23,6 +23,8 @@ MOST = dict.fromkeys(  # of what a graph or a binding has one part each for
         "num_experts",
         "n_routed_experts",
         "n_shared_experts",
+        "moe_num_experts",
+        "moe_num_shared_experts",
     ),
     4096,
 )
@@ -135,6 +137,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         )
     if type(value) is int:
         least, most = int(name not in ZERO_IS_MEANT), MOST.get(name, LARGEST)
+        least = -1 if name in LESS_IS_MEANT else least
         if not least <= value <= most:
             raise FamilyError(
                 f"config.json: {name} is {reprlib.repr(value)}", f"it must lie between {least} and {most}"
@@ -148,4 +151,13 @@ def _kind_name(kind: type, arguments: tuple[Any, ...]) -> str:
     return f"list of {arguments[0].__name__}" if kind is list else kind.__name__
 
 
-ZERO_IS_MEANT = {"first_k_dense_replace", "num_nextn_predict_layers", "max_window_layers", "n_group", "topk_group"}
+ZERO_IS_MEANT = {
+    "first_k_dense_replace",
+    "num_nextn_predict_layers",
+    "max_window_layers",
+    "n_group",
+    "topk_group",
+    "moe_layer_start_index",
+    "moe_num_shared_experts",
+}
+LESS_IS_MEANT = {"moe_layer_end_index"}  # -1, for the last

@@ -48,9 +48,10 @@ def rope_of(config: DecoderConfig, dim: int) -> Rope:
     return rope
 
 
-def rotated_part(config: DecoderConfig, head_dim: int) -> int:
-    """How many features of a head are turned, of a family whose `partial_rotary_factor` says so."""
-    given = _given(config).get("partial_rotary_factor", config.partial_rotary_factor)
+def rotated_part(config: DecoderConfig, head_dim: int, default: float | None = None) -> int:
+    """How many features of a head are turned, of a family whose `partial_rotary_factor` says so; else `default` does."""
+    own = default if config.partial_rotary_factor is None else config.partial_rotary_factor
+    given = _given(config).get("partial_rotary_factor", own)
     factor = _number(given, "partial_rotary_factor")
     turned = head_dim if factor is None else int(head_dim * factor)
     if not 0 < turned <= head_dim:

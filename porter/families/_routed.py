@@ -53,13 +53,9 @@ class BiasedConfig(RoutedConfig):
     """DeepSeek-V3's router: sigmoid scores and a correction bias."""
 
     norm_topk_prob: bool = True
-    scoring_func: str = "sigmoid"
-    topk_method: str = "noaux_tc"
 
     def check(self) -> None:
         super().check()
-        self.only("scoring_func", "sigmoid")
-        self.only("topk_method", "noaux_tc")
         if self.n_routed_experts // (self.n_group or 1) < 2:
             message = f"config.json: n_group is {self.n_group} with n_routed_experts = {self.n_routed_experts}"
             raise FamilyError(message, "a group counts by its two best experts, so it needs two")

@@ -40,6 +40,13 @@ class Config(_latent.LatentConfig, _routed.BiasedConfig):
     first_k_dense_replace: int = 3
     num_nextn_predict_layers: int = 1
     rope_interleave: bool = True
+    scoring_func: str = "sigmoid"
+    topk_method: str = "noaux_tc"
+
+    def check(self) -> None:
+        super().check()
+        self.only("scoring_func", "sigmoid")
+        self.only("topk_method", "noaux_tc")
 
 
 def network(config: Config, layout: Layout = ONE_CARD, form: str = "absorbed") -> Decoder:

@@ -18,7 +18,7 @@ import transformers
 
 from porter.errors import FamilyError
 from porter.families import Family, families, family_of
-from porter.families._config import ZERO_IS_MEANT, DecoderConfig
+from porter.families._config import LESS_IS_MEANT, ZERO_IS_MEANT, DecoderConfig
 
 FAMILIES = [pytest.param(f, id=f.name) for f in families().values()]
 NOT_A_NUMBER = float("nan")
@@ -57,9 +57,9 @@ def wrong_values(family: Family) -> list[tuple[str, Any]]:
             continue
         allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind = typing.get_origin(allowed[0]) or allowed[0]
-        found += [(name, value) for value in WRONG[kind]]
+        found += [(name, value) for value in WRONG[kind] if not (value == -1 and name in LESS_IS_MEANT)]
         found += [(name, None)] if types.NoneType not in allowed else []
-        found += [(name, 0)] if kind is int and name not in ZERO_IS_MEANT else []
+        found += [(name, 0)] if kind is int and name not in ZERO_IS_MEANT | LESS_IS_MEANT else []
         found += [(name, 10**9)] if name in {"num_hidden_layers", "num_attention_heads"} else []
     return found
 
