@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from porter.dialect.attention import ATTENTION
 from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
+from porter.dialect.choose import CHOOSE
 from porter.dialect.collective import ALL_GATHER, ALL_REDUCE, COLLECTIVES
 from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.experts import EXPERTS
@@ -22,6 +23,7 @@ FUNCTIONS: dict[str, Function] = {
         ATTENTION,
         CACHE_UPDATE,
         CACHE_WRITE,
+        CHOOSE,
         DEQUANTIZE,
         EXPERTS,
         QUANTIZED_LINEAR,
@@ -38,6 +40,7 @@ __all__ = [
     "ATTENTION",
     "CACHE_UPDATE",
     "CACHE_WRITE",
+    "CHOOSE",
     "COLLECTIVES",
     "DEQUANTIZE",
     "EXPERTS",

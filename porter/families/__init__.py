@@ -25,7 +25,7 @@ class Family:
     """What a family file declares: MODEL_TYPES, Config and network; the rest where it differs from the common case.
 
     `forms` are the forms of attention that it can be built in (empty where there is one only), the first the default.
-    `original_cache` turns transformers' cache of a layer (keys, values) into the port's cache entries, in order.
+    `original_cache` turns transformers' cache of a layer (keys, values, and what else it has) into the port's cache entries, in order.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Family:
     weights: Callable[[Any], tuple[Rule, ...]]
     drops: Callable[[Any], tuple[Drop, ...]]
     forms: tuple[str, ...]
-    original_cache: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+    original_cache: Callable[..., tuple[np.ndarray, ...]]
 
     def read(self, raw: Mapping[str, Any]) -> DecoderConfig:
         """The family's config out of a parsed config.json."""

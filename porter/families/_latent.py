@@ -6,14 +6,21 @@ import dataclasses
 
 import numpy as np
 
-from porter.blocks.latent_attention import AbsorbedHeads, ExpandedHeads, FullRankQuery, LatentAttention, LowRankQuery
+from porter.blocks.latent_attention import (
+    AbsorbedHeads,
+    ExpandedHeads,
+    FullRankQuery,
+    Heads,
+    LatentAttention,
+    LowRankQuery,
+)
 from porter.families._config import DecoderConfig
 from porter.families._rope import softmax_mscale
 from porter.families._routed import RoutedConfig
 from porter.layout import ONE_CARD, Layout
 from porter.weights import Piece, Rule
 
-HEADS = {"absorbed": AbsorbedHeads, "expanded": ExpandedHeads}
+HEADS: dict[str, type[Heads]] = {"absorbed": AbsorbedHeads, "expanded": ExpandedHeads}
 FORMS = tuple(HEADS)
 
 
@@ -35,18 +42,30 @@ class LatentConfig(RoutedConfig):
 
 def attention(config: LatentConfig, form: str, *, interleaved: bool, layout: Layout = ONE_CARD) -> LatentAttention:
     """The latent attention of one layer, in one of FORMS: low ranks and the cache whole, heads a share."""
-    heads, bias = config.num_attention_heads, config.attention_bias
-    head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-    share = layout.divided(heads, "attention heads")
-    query: FullRankQuery | LowRankQuery
+    query, scale = query_of(config, layout), softmax_scale(config)
+    return LatentAttention(
+        config.hidden_size, query, heads_of(config, form, layout), scale, interleaved, config.attention_bias
+    )
+
+
+def query_of(config: LatentConfig, layout: Layout) -> FullRankQuery | LowRankQuery:
+    """The projection of queries, through a low rank where the config has one."""
+    heads = config.num_attention_heads
+    width, share = heads * (config.qk_nope_head_dim + config.qk_rope_head_dim), layout.divided(heads, "attention heads")
     if config.q_lora_rank is None:
-        query = FullRankQuery(config.hidden_size, heads * head_dim, share)
-    else:
-        query = LowRankQuery(config.hidden_size, config.q_lora_rank, heads * head_dim, bias, share)
+        return FullRankQuery(config.hidden_size, width, share)
+    return LowRankQuery(config.hidden_size, config.q_lora_rank, width, config.attention_bias, share)
+
+
+def heads_of(config: LatentConfig, form: str, layout: Layout) -> Heads:
+    """How queries meet the cache, in one of FORMS."""
     sizes = (config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim)
-    mixer = HEADS[form](heads, *sizes, layout)
-    scale = head_dim**-0.5 * softmax_mscale(config)
-    return LatentAttention(config.hidden_size, query, mixer, scale, interleaved, bias)
+    return HEADS[form](config.num_attention_heads, *sizes, layout)
+
+
+def softmax_scale(config: LatentConfig) -> float:
+    """What scores are multiplied by."""
+    return (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5 * softmax_mscale(config)
 
 
 def split_kv_b(config: LatentConfig) -> tuple[Rule, ...]:

@@ -61,6 +61,29 @@ class BiasedConfig(RoutedConfig):
             raise FamilyError(message, "a group counts by its two best experts, so it needs two")
 
 
+@dataclasses.dataclass(frozen=True)
+class ListedConfig(BiasedConfig):
+    """Where `mlp_layer_types` names the layers with experts."""
+
+    mlp_layer_types: list[str] | None = None
+
+    def check(self) -> None:
+        super().check()
+        kinds = self.mlp_layer_types
+        if kinds is not None and (len(kinds) != self.num_hidden_layers or not {*kinds} <= {"dense", "sparse"}):
+            message = f"config.json: mlp_layer_types does not name a kind for each of {self.num_hidden_layers} layers"
+            raise FamilyError(message, "known kinds: dense, sparse")
+
+    def routed(self, layer: int) -> bool:
+        if self.mlp_layer_types is None:
+            return not self.dense_by_default(layer)
+        return self.mlp_layer_types[layer] == "sparse"
+
+    def dense_by_default(self, layer: int) -> bool:
+        """Whether a layer has one dense MLP where nothing is said."""
+        return layer < self.first_k_dense_replace
+
+
 def mlp(config: BiasedConfig, layer: int, layout: Layout) -> GatedMLP | SharedMixtureOfExperts:
     """A layer's experts, or its dense MLP."""
     hidden, inner, top_k = config.hidden_size, config.moe_intermediate_size, config.num_experts_per_tok

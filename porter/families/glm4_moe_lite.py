@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from porter.blocks.decoder import Decoder, DecoderLayer
-from porter.errors import FamilyError
 from porter.families import _latent, _routed
 from porter.families._common import decoder
 from porter.layout import ONE_CARD, Layout
@@ -19,7 +18,7 @@ FORMS = _latent.FORMS
 
 
 @dataclass(frozen=True)
-class Config(_latent.LatentConfig, _routed.BiasedConfig):
+class Config(_latent.LatentConfig, _routed.ListedConfig):
     """transformers' Glm4MoeLiteConfig. `first_k_dense_replace` is published too, but it never reads it, so neither do
     we.
     """
@@ -44,17 +43,9 @@ class Config(_latent.LatentConfig, _routed.BiasedConfig):
     topk_group: int | None = 1
     num_experts_per_tok: int = 4
     rope_interleave: bool = True
-    mlp_layer_types: list[str] | None = None
 
-    def check(self) -> None:
-        super().check()
-        kinds = self.mlp_layer_types
-        if kinds is not None and (len(kinds) != self.num_hidden_layers or not {*kinds} <= {"dense", "sparse"}):
-            message = f"config.json: mlp_layer_types does not name a kind for each of {self.num_hidden_layers} layers"
-            raise FamilyError(message, "known kinds: dense, sparse")
-
-    def routed(self, layer: int) -> bool:
-        return layer > 0 if self.mlp_layer_types is None else self.mlp_layer_types[layer] == "sparse"
+    def dense_by_default(self, layer: int) -> bool:
+        return layer == 0
 
 
 def network(config: Config, layout: Layout = ONE_CARD, form: str = "absorbed") -> Decoder:

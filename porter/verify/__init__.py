@@ -258,6 +258,6 @@ def _broken(error: Exception) -> Check:
     return Check("calls that the port fails", 1, 0, "fail", str(error))
 
 
-def _entries(model: Model) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]:
+def _entries(model: Model) -> Callable[..., tuple[np.ndarray, ...]]:
     """How the cache of this model's original looks in a port."""
-    return lambda keys, values: model.family.original_cache(model.config, keys, values)
+    return lambda *kept: model.family.original_cache(model.config, *kept)

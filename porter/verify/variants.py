@@ -56,7 +56,7 @@ def joined(traces: list[Trace]) -> Trace:
         choice={},
         group_scores={},
         cache={
-            n: (np.concatenate([t.cache[n][0] for t in traces]), np.concatenate([t.cache[n][1] for t in traces]))
+            n: tuple(np.concatenate(parts) for parts in zip(*(t.cache[n] for t in traces), strict=True))
             for n in first.cache
         },
     )
