@@ -45,10 +45,11 @@ class Indexer(Module):
         key = step.split_heads(self.k_norm(step, self.wk(step, x)), 1, self.head_dim)
         keys = step.update(past, rotation.turn(step, key, self.head_dim))  # [B, 1, T, D]
         context, visible = step.sizes.context, step.mask(None)
-        if isinstance(context, int) and context <= self.top_k:
+        total = context if isinstance(context, int) else None
+        if total is not None and total <= self.top_k:
             return visible, keys  # never more keys than may be seen
         scores = self._scores(step, x, low, rotation, keys)
-        return CHOOSE(step.graph, scores, visible, top_k=self.top_k), keys
+        return CHOOSE(step.graph, scores, visible, top_k=self.top_k, total=total), keys
 
     def _scores(self, step: Step, x: ir.Value, low: ir.Value, rotation: Rotation, keys: ir.Value) -> ir.Value:
         """[B, 1, S, T]."""
@@ -58,7 +59,9 @@ class Indexer(Module):
         q = op.Reshape(cast(graph, q, ir.DataType.FLOAT), graph.ints(0, 1, -1, self.head_dim))
         wide = op.Transpose(cast(graph, keys, ir.DataType.FLOAT), perm=[0, 1, 3, 2])  # [B, 1, D, T]
         met = op.Reshape(op.MatMul(q, wide), graph.ints(0, self.heads, -1, 0))  # [B, H, S, T]
-        met = op.Relu(op.Mul(met, graph.constant(self.head_dim**-0.5, ir.DataType.FLOAT)))
+        met = op.Mul(met, graph.constant(self.head_dim**-0.5, ir.DataType.FLOAT))
+        zero = graph.constant(0.0, ir.DataType.FLOAT)
+        met = op.Where(op.Greater(met, zero), met, zero)  # not Relu, which fewer front ends have
         weights = op.Mul(self.weights_proj(step, x), graph.constant(self.heads**-0.5, ir.DataType.FLOAT))  # [B * S, H]
         weighted = op.Mul(met, step.split_heads(weights, self.heads, 1))  # [B, H, S, 1]
         return op.ReduceSum(weighted, graph.ints(1), keepdims=1)

@@ -1,4 +1,6 @@
-"""Choose(scores, mask) {top_k}: scores [B, 1, S, T] float32, mask bool [B, 1, S, T] → bool [B, 1, S, T]."""
+"""Choose(scores, mask) {top_k, total}: scores [B, 1, S, T] float32, mask bool [B, 1, S, T] → bool [B, 1, S, T]; `total`
+is T where it is known.
+"""
 
 from __future__ import annotations
 
@@ -12,36 +14,28 @@ FIRST = -1.0  # before every place; as numbers in float32 those of 2²⁴ keys a
 
 
 @function("Choose", ir.DataType.BOOL, needs=("TopK",))
-def CHOOSE(graph: Graph, scores: ir.Value, mask: ir.Value, *, top_k: int) -> ir.Value:
+def CHOOSE(graph: Graph, scores: ir.Value, mask: ir.Value, *, top_k: int, total: int | None = None) -> ir.Value:
     """Of the keys that the mask shows, the `top_k` of the best score, or all where there are no more.
 
     Of equal scores the first keys are taken, as TopK does. Nothing is scattered: a key is among the best where its
     score is above the last of them, or equal to it at a place no later than the last one taken.
     """
-    op, minus = graph.op, graph.ints(-1)
+    op = graph.op
     scores = op.Where(mask, scores, _f32(graph, UNSEEN))
-    total = scores.shape[-1] if scores.shape is not None else None
-    if isinstance(total, int):
-        count = graph.ints(min(top_k, total))
+    if total is None:
+        size = op.Gather(op.Shape(scores), graph.constant(3, ir.DataType.INT64), axis=0)  # scalar
+        count = op.Min(op.Unsqueeze(size, graph.ints(0)), graph.ints(top_k))  # [1]
+        zero, one = graph.constant(0, ir.DataType.INT64), graph.constant(1, ir.DataType.INT64)
+        numbers = op.Cast(op.Range(zero, size, one), to=ir.DataType.FLOAT)  # [T]
     else:
-        places = op.Gather(op.Shape(scores), minus, axis=0)  # [1]
-        count = op.Min(places, graph.ints(top_k))
+        count = graph.ints(min(top_k, total))
+        numbers = graph.constant([float(n) for n in range(total)], ir.DataType.FLOAT)
     best, chosen = op.TopK(scores, count, axis=-1, outputs=2)  # [B, 1, S, K]
-    least = op.ReduceMin(best, axes=[-1], keepdims=1)  # [B, 1, S, 1]
+    least = op.Neg(op.ReduceMax(op.Neg(best), axes=[-1], keepdims=1))  # [B, 1, S, 1]
     tied = op.Where(op.Equal(best, least), op.Cast(chosen, to=ir.DataType.FLOAT), _f32(graph, FIRST))
     last = op.ReduceMax(tied, axes=[-1], keepdims=1)
-    numbers = _numbers(graph, scores, total)  # [T]
     equal = op.And(op.Equal(scores, least), op.LessOrEqual(numbers, last))
     return op.And(mask, op.Or(op.Greater(scores, least), equal))
-
-
-def _numbers(graph: Graph, scores: ir.Value, total: object) -> ir.Value:
-    """0 … T - 1, as float32."""
-    if isinstance(total, int):
-        return graph.constant([float(n) for n in range(total)], ir.DataType.FLOAT)
-    op, zero, one = graph.op, graph.constant(0, ir.DataType.INT64), graph.constant(1, ir.DataType.INT64)
-    end = op.Squeeze(op.Gather(op.Shape(scores), graph.ints(-1), axis=0), graph.ints(0))
-    return op.Cast(op.Range(zero, end, one), to=ir.DataType.FLOAT)
 
 
 def _f32(graph: Graph, value: float) -> ir.Value:

@@ -46,6 +46,7 @@ class Config(DecoderConfig):
 
     def check(self) -> None:
         super().check()
+        self.only("use_bias", False)  # its head would have one too
         self.at_most("moe_k", self.moe_num_experts, "moe_num_experts")
         if self.head_dim is None:
             self.divides("num_attention_heads", "hidden_size")
@@ -68,13 +69,11 @@ def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
                 config.num_attention_heads,
                 config.key_value_heads,
                 head_dim,
-                qkv_bias=config.use_bias,
-                output_bias=config.use_bias,
                 layout=layout,
             ),
             _experts(config, layout)
             if config.routed(n)
-            else GatedMLP(config.hidden_size, config.intermediate_size, config.use_bias, layout=layout),
+            else GatedMLP(config.hidden_size, config.intermediate_size, layout=layout),
         )
         for n in layout.layers(config.num_hidden_layers)
     ]
@@ -89,7 +88,7 @@ def _experts(config: Config, layout: Layout) -> MixtureOfExperts:
         return MixtureOfExperts(router, routed)
     width = inner * config.moe_num_shared_experts
     return SharedMixtureOfExperts(
-        router, routed, GatedMLP(hidden, width, config.use_bias, layout=layout, open=layout.tp > 1)
+        router, routed, GatedMLP(hidden, width, layout=layout, open=layout.tp > 1)
     )
 
 
