@@ -50,6 +50,9 @@ MAIN_ROPES = {  # by default each kind once or twice; all kinds on all families 
     "deepseek_v3": (
         "default", "dynamic-far", "llama3", "yarn", "yarn-mscale-unequal", "yarn-mscale-all-dim-alone", "yarn-new-form",
     ),
+    "deepseek_v32": ("default", "dynamic"),
+    "glm4_moe": ("yarn-new-form",),
+    "minimax_m2": ("dynamic",),
 }  # fmt: skip
 
 
@@ -213,6 +216,50 @@ OWN: dict[str, dict[str, Case]] = {
         "predictor": Case("", disk=predictor),
         "predictor-by-default": Case("", config={"num_nextn_predict_layers": ...}, disk=predictor),
     },
+    "deepseek_v32": {
+        "one-key-each": changed(index_topk=1),
+        "more-keys-than-there-are": changed(index_topk=500),
+        "index-heads-all-turned": changed(index_head_dim=8),
+        "by-mlp-layer-types": changed(mlp_layer_types=["sparse", "dense"]),
+    },
+    "dots1": {
+        "no-windows": changed(max_window_layers=3),
+        "windows-by-layer-types": changed(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+        "biases": changed(attention_bias=True),
+        "normalised-by-default-not": changed(norm_topk_prob=...),
+        "groups": changed(n_group=3, topk_group=2),
+    },
+    "ernie4_5_moe": {
+        "no-shared-experts": changed(moe_num_shared_experts=0),
+        "some-layers": changed(moe_layer_start_index=0, moe_layer_end_index=1, moe_layer_interval=2),
+        "least-that-counts": changed(moe_norm_min=0.6),
+    },
+    "glm4_moe": {
+        "plain-heads": changed(use_qk_norm=False, attention_bias=False),
+        "half-by-default": changed(partial_rotary_factor=..., head_dim=12),
+        "all-turned": changed(partial_rotary_factor=1.0),
+        "in-rope-parameters": changed(
+            partial_rotary_factor=..., rope_scaling=..., rope_parameters={"rope_type": "default", "rope_theta": 1e4}
+            | {"partial_rotary_factor": 0.34}
+        ),
+        "groups": changed(n_routed_experts=8, n_group=4, topk_group=2),
+    },
+    "glm4_moe_lite": {
+        "by-mlp-layer-types": changed(mlp_layer_types=["sparse", "dense"]),
+        "a-field-that-nobody-reads": changed(first_k_dense_replace=0),
+        "halves": changed(rope_interleave=False),
+    },
+    "minimax_m2": {
+        "whole-heads": changed(rotary_dim=...),
+        "a-part-by-factor": changed(rotary_dim=8, partial_rotary_factor=0.41),
+        "one-expert-each": changed(num_experts_per_tok=1),
+    },
+}
+
+
+IMPOSSIBLE = {  # of what applies to all of a kind: what transformers' own config does not take
+    "deepseek_v32": {"no-key-value-heads"},
+    "glm4_moe_lite": {"no-key-value-heads"},
 }
 
 
@@ -229,6 +276,8 @@ def cases_of(family: Family) -> Iterator[Case]:
         config = {"rope_parameters": ..., **heads, **rope}
         named[name] = Case("", config=config, reach=REACH.get(name), slow=name not in main)
     for name, case in named.items():
+        if name in IMPOSSIBLE.get(family.name, ()):
+            continue
         yield dataclasses.replace(case, family=family.name, name=name)
 
 

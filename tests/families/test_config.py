@@ -156,8 +156,6 @@ def test_nothing_but_a_family_error(family: Family) -> None:
             "rope_scaling has parameters for 'full_attention'",
             {"rope_scaling": {"full_attention": {"rope_type": "default"}}},
         ),
-        ("partial_rotary_factor is 0.5", {"rope_scaling": {"type": "default", "partial_rotary_factor": 0.5}}),
-        ("partial_rotary_factor is 0.25", {"partial_rotary_factor": 0.25}),
         ("max_position_embeddings is 2147483647", {"max_position_embeddings": 2**31 - 1}),
         ("max_position_embeddings", {"rope_scaling": {"type": "linear", "factor": 1e12}}),
         ("is_causal is False", {"is_causal": False}),
@@ -166,6 +164,19 @@ def test_nothing_but_a_family_error(family: Family) -> None:
 )
 def test_what_no_family_computes(family: Family, match: str, changes: dict[str, Any]) -> None:
     refused(family, match, **changes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_turned_in_part(family: Family) -> None:
+    """Half, in either place: refused where heads are turned whole; and nobody turns none, or more than all."""
+    for changes in (
+        {"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        {"partial_rotary_factor": 0.5},
+    ):
+        if not family.config.turns_parts:
+            refused(family, "partial_rotary_factor is 0.5", **changes)
+    for factor in (0.01, 1.5):
+        refused(family, f"partial_rotary_factor is {factor}", partial_rotary_factor=factor)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +211,13 @@ def test_what_no_family_computes(family: Family, match: str, changes: dict[str, 
         ("deepseek_v2", "n_group is 2", {"topk_method": "group_limited_greedy", "n_group": 2}),
         ("deepseek_v2", "num_attention_heads is 5", {"num_attention_heads": 5, "num_key_value_heads": 5}),
         ("deepseek_v2", "num_key_value_heads is 2", {"num_key_value_heads": 2}),
+        ("deepseek_v32", "index_head_dim is 6, less than the rotated part", {"index_head_dim": 6}),
+        ("deepseek_v32", "layer_types is", {"layer_types": ["indexed_attention", "full_attention"]}),
+        ("deepseek_v32", "q_lora_rank is None", {"q_lora_rank": None}),
+        ("dots1", "n_shared_experts is not given", {"n_shared_experts": ...}),
+        ("ernie4_5_moe", "use_bias is True", {"use_bias": True}),
+        ("ernie4_5_moe", "moe_k is 9, more than moe_num_experts = 8", {"moe_k": 9}),
+        ("glm4_moe_lite", "mlp_layer_types does not name", {"mlp_layer_types": ["dense", "wide"]}),
         ("deepseek_v3", "moe_layer_freq is 2", {"moe_layer_freq": 2}),
         ("deepseek_v3", "topk_method is 'greedy'", {"topk_method": "greedy"}),
         ("deepseek_v3", "scoring_func is 'softmax'", {"scoring_func": "softmax"}),
@@ -287,6 +305,7 @@ CHANGES_NOTHING_IN = {
         "norm_topk_prob": "its router does not read it: see the parity case",
     },
     "deepseek_v3": {"head_dim": "qk_rope_head_dim, or its rotation would not fit"},
+    "deepseek_v32": {"head_dim": "always set to qk_rope_head_dim"},
 }
 BY_KEYWORD = {
     "rope_theta",
