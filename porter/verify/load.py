@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from porter.errors import ParityError
+from porter.families import original_type
 from porter.verify.dequantise import dequantise
 from porter.verify.precision import Precision, arithmetic
 from porter.verify.stages import LAYER, Stage
@@ -168,6 +169,9 @@ def _adds_nothing(name: str, tensors: Tensors) -> bool:
 
 def _read_config(folder: Path) -> Any:
     try:
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(str(folder), local_files_only=True)
+        if stand_in := original_type(raw):  # transformers has no class of that name, but one that is the same
+            return transformers.AutoConfig.for_model(stand_in, **{k: v for k, v in raw.items() if k != "model_type"})
         return transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as cause:  # each model's config has its own ways to fail
         first = next(iter(str(cause).splitlines()), type(cause).__name__)

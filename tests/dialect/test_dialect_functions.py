@@ -25,6 +25,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Attention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
     "CacheUpdate": {},
     "CacheWrite": {"one": 1},
+    "Choose": {"top_k": 2},
     "Dequantize": {"bits": 8, "shape": (3, 4)},
     "Experts": {"top_k": 2},
     "QuantizedLinear": {"bits": 8, "inputs": 4, "outputs": 3},
@@ -48,6 +49,8 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
             return normals(dtype, (1, 2, 3, 4), (1, 2, 1, 4))
         case "CacheWrite":
             return [*normals(dtype, (2, 2, 3, 4), (2, 2, 1, 4)), np.array([[1], [2]]), np.arange(3)]
+        case "Choose":
+            return [*normals("float32", (1, 1, 3, 5)), mask]
         case "Dequantize":
             return [np.ones((3, 4), np.int8), *normals("float32", (3,))]
         case "Experts":

@@ -305,6 +305,7 @@ CHANGES_NOTHING_IN = {
         "norm_topk_prob": "its router does not read it: see the parity case",
     },
     "deepseek_v3": {"head_dim": "qk_rope_head_dim, or its rotation would not fit"},
+    "kimi_k2": {"head_dim": "qk_rope_head_dim, or its rotation would not fit"},
     "deepseek_v32": {"head_dim": "always set to qk_rope_head_dim"},
 }
 BY_KEYWORD = {
@@ -320,7 +321,8 @@ BY_KEYWORD = {
 def originals(family: Family) -> list[type[Any]]:
     """The config classes that transformers takes for a family's config.json."""
     others = {"mistral": ["ministral"]}  # where layer_types are given
-    return [transformers.CONFIG_MAPPING[t] for t in (*family.model_types, *others.get(family.name, []))]
+    names = (family.original,) if family.original else (*family.model_types, *others.get(family.name, []))
+    return [transformers.CONFIG_MAPPING[t] for t in names]
 
 
 def modeling_reads(config: type[Any]) -> set[str]:
