@@ -23,19 +23,27 @@ def CHOOSE(graph: Graph, scores: ir.Value, mask: ir.Value, *, top_k: int, total:
     op = graph.op
     scores = op.Where(mask, scores, _f32(graph, UNSEEN))
     if total is None:
-        size = op.Gather(op.Shape(scores), graph.constant(3, ir.DataType.INT64), axis=0)  # scalar
-        count = op.Min(op.Unsqueeze(size, graph.ints(0)), graph.ints(top_k))  # [1]
         zero, one = graph.constant(0, ir.DataType.INT64), graph.constant(1, ir.DataType.INT64)
-        numbers = op.Cast(op.Range(zero, size, one), to=ir.DataType.FLOAT)  # [T]
+        size = op.Gather(op.Shape(scores), graph.constant(3, ir.DataType.INT64), axis=0)  # scalar
+        numbers = op.Cast(op.Range(zero, size, one), to=ir.DataType.FLOAT)
+        offered = op.Concat(scores, _nothing(graph, scores, top_k), axis=-1)  # so that k need not be computed
     else:
-        count = graph.ints(min(top_k, total))
-        numbers = graph.constant([float(n) for n in range(total)], ir.DataType.FLOAT)
-    best, chosen = op.TopK(scores, count, axis=-1, outputs=2)  # [B, 1, S, K]
+        numbers, offered = graph.constant([float(n) for n in range(total)], ir.DataType.FLOAT), scores
+    count = top_k if total is None else min(top_k, total)
+    best, chosen = op.TopK(offered, graph.ints(count), axis=-1, outputs=2)  # [B, 1, S, K]
     least = op.Neg(op.ReduceMax(op.Neg(best), axes=[-1], keepdims=1))  # [B, 1, S, 1]
     tied = op.Where(op.Equal(best, least), op.Cast(chosen, to=ir.DataType.FLOAT), _f32(graph, FIRST))
     last = op.ReduceMax(tied, axes=[-1], keepdims=1)
     equal = op.And(op.Equal(scores, least), op.LessOrEqual(numbers, last))
     return op.And(mask, op.Or(op.Greater(scores, least), equal))
+
+
+def _nothing(graph: Graph, scores: ir.Value, count: int) -> ir.Value:
+    """`count` keys that nobody sees: [B, 1, S, count]."""
+    op = graph.op
+    any_score = op.ReduceMax(scores, axes=[-1], keepdims=1)  # [B, 1, S, 1]
+    row = graph.constant([UNSEEN] * count, ir.DataType.FLOAT)
+    return op.Where(op.Equal(any_score, any_score), row, _f32(graph, UNSEEN))
 
 
 def _f32(graph: Graph, value: float) -> ir.Value:

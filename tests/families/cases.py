@@ -259,6 +259,7 @@ OWN: dict[str, dict[str, Case]] = {
 
 IMPOSSIBLE = {  # of what applies to all of a kind: what transformers' own config does not take
     "deepseek_v32": {"no-key-value-heads"},
+    "glm4_moe": {"in-the-older-form"},  # which leaves no place for partial_rotary_factor
     "glm4_moe_lite": {"no-key-value-heads"},
 }
 
