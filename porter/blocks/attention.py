@@ -12,8 +12,8 @@ from porter.blocks.module import Module
 from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rotation
 from porter.blocks.step import Step
-from porter.dialect import ATTENTION, ROTARY_EMBEDDING
-from porter.layout import ONE_CARD, WHOLE, Layout, Share
+from porter.dialect import ATTENTION
+from porter.layout import ONE_CARD, WHOLE, Indivisible, Layout, Share
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class CacheEntry:
 
 class GroupedQueryAttention(Module):
     """`heads` query heads share `groups` key and value heads of width `head_dim`."""
+
+    interleaved = 0  # whether the rotation turns neighbouring features
 
     def __init__(
         self,
@@ -54,11 +56,10 @@ class GroupedQueryAttention(Module):
     ) -> tuple[ir.Value, list[ir.Value]]:
         """X [tokens, hidden_size] → the same shape, and the cache with the new tokens in it."""
         graph = step.graph
-        q = self.normalize_queries(step, step.split_heads(self.q_proj(step, x), self.heads, self.head_dim))
-        k = self.normalize_keys(step, step.split_heads(self.k_proj(step, x), self.groups, self.head_dim))
+        q = self.normalize_queries(step, step.split_heads(self.queries(step, x), self.heads, self.head_dim))
+        k = self.normalize_keys(step, step.split_heads(self.keys(step, x), self.groups, self.head_dim))
         v = step.split_heads(self.v_proj(step, x), self.groups, self.head_dim)
-        q = ROTARY_EMBEDDING(graph, q, rotation.cos, rotation.sin, interleaved=0, dim=self.head_dim)
-        k = ROTARY_EMBEDDING(graph, k, rotation.cos, rotation.sin, interleaved=0, dim=self.head_dim)
+        q, k = (rotation.turn(step, x, self.head_dim, interleaved=self.interleaved) for x in (q, k))
         keys, values = step.update(past[0], k), step.update(past[1], v)  # [batch, groups, total, head_dim]
         mixed = ATTENTION(
             graph,
@@ -75,11 +76,23 @@ class GroupedQueryAttention(Module):
         )
         return self.o_proj(step, step.merge_heads(mixed, self.heads, self.head_dim)), [keys, values]
 
+    def queries(self, step: Step, x: ir.Value) -> ir.Value:
+        return self.q_proj(step, x)
+
+    def keys(self, step: Step, x: ir.Value) -> ir.Value:
+        return self.k_proj(step, x)
+
     def normalize_queries(self, step: Step, q: ir.Value) -> ir.Value:
         return q
 
     def normalize_keys(self, step: Step, k: ir.Value) -> ir.Value:
         return k
+
+
+class InterleavedGroupedQueryAttention(GroupedQueryAttention):
+    """The rotation turns neighbours, (2i, 2i + 1), instead of features half a head apart (ERNIE)."""
+
+    interleaved = 1
 
 
 class NormedGroupedQueryAttention(GroupedQueryAttention):
@@ -116,3 +129,30 @@ class NormedGroupedQueryAttention(GroupedQueryAttention):
 
     def normalize_keys(self, step: Step, k: ir.Value) -> ir.Value:
         return self.k_norm(step, k)
+
+
+class WideNormedGroupedQueryAttention(GroupedQueryAttention):
+    """Queries and keys pass an RMSNorm over all heads at once before the rotation (MiniMax-M2): on one card only."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        heads: int,
+        groups: int,
+        head_dim: int,
+        *,
+        epsilon: float,
+        window: int | None = None,
+        layout: Layout = ONE_CARD,
+    ) -> None:
+        if layout.tp > 1:
+            raise Indivisible("a norm over all heads at once is not divided over cards", "leave out --tp")
+        super().__init__(hidden_size, heads, groups, head_dim, window=window, layout=layout)
+        self.q_norm = RMSNorm(heads * head_dim, epsilon)
+        self.k_norm = RMSNorm(groups * head_dim, epsilon)
+
+    def queries(self, step: Step, x: ir.Value) -> ir.Value:
+        return self.q_norm(step, self.q_proj(step, x))
+
+    def keys(self, step: Step, x: ir.Value) -> ir.Value:
+        return self.k_norm(step, self.k_proj(step, x))

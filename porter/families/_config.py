@@ -53,6 +53,7 @@ class DecoderConfig:
     is_causal: bool = True
 
     default_theta: typing.ClassVar[float] = 10000.0
+    turns_parts: typing.ClassVar[bool] = False  # whether `partial_rotary_factor` may leave features of a head unturned
     example: typing.ClassVar[Mapping[str, Any]] = {}  # what transformers' defaults leave out and every model says
     aliases: typing.ClassVar[Mapping[str, str]] = {}  # transformers' other names for fields: alias → field
 

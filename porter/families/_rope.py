@@ -26,7 +26,7 @@ def rope_of(config: DecoderConfig, dim: int) -> Rope:
     given = _given(config)
     kind = given.get("rope_type", given.get("type", "default"))
     partial = given.get("partial_rotary_factor", config.partial_rotary_factor)
-    if partial not in (None, 1, 1.0):
+    if partial not in (None, 1, 1.0) and not config.turns_parts:
         message = f"config.json: partial_rotary_factor is {reprlib.repr(partial)}"
         raise FamilyError(message, f"{config.model_type} rotates whole heads only")
     if dim % 2 or dim > MOST_FEATURES:
@@ -46,6 +46,17 @@ def rope_of(config: DecoderConfig, dim: int) -> Rope:
     rope = ROPE_KINDS[kind](plain, given, config)
     _check_rope(rope, kind)
     return rope
+
+
+def rotated_part(config: DecoderConfig, head_dim: int) -> int:
+    """How many features of a head are turned, of a family whose `partial_rotary_factor` says so."""
+    given = _given(config).get("partial_rotary_factor", config.partial_rotary_factor)
+    factor = _number(given, "partial_rotary_factor")
+    turned = head_dim if factor is None else int(head_dim * factor)
+    if not 0 < turned <= head_dim:
+        message = f"config.json: partial_rotary_factor is {reprlib.repr(given)}, with heads of {head_dim} features"
+        raise FamilyError(message, "it must turn two features at least, and at most all")
+    return turned
 
 
 def _given(config: DecoderConfig) -> dict[str, Any]:
