@@ -134,6 +134,31 @@ class MixtureOfExperts(Module):
         return self.experts(step, x, weights, experts)
 
 
+class Opinion(Module):
+    """How much of something each token takes: the sigmoid of x · weight, [tokens, 1]."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self.weight = Parameter((1, hidden_size))
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        op = step.graph.op
+        return op.Sigmoid(op.Gemm(x, self.weight.value(step.graph, step.dtype), transB=1))
+
+
+class GatedSharedMixtureOfExperts(MixtureOfExperts):
+    """With an expert that sees every token, of which each takes a share (Qwen2-MoE)."""
+
+    def __init__(self, gate: Router, experts: Experts, shared: GatedMLP, hidden_size: int) -> None:
+        super().__init__(gate, experts)
+        self.shared_expert = shared
+        self.shared_expert_gate = Opinion(hidden_size)
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        op = step.graph.op
+        shared = op.Mul(self.shared_expert_gate(step, x), self.shared_expert(step, x))
+        return op.Add(super().forward(step, x), shared)
+
+
 class SharedMixtureOfExperts(MixtureOfExperts):
     """With experts that see every token, added to the routed ones."""
 

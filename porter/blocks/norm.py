@@ -7,6 +7,7 @@ import onnx_ir as ir
 from porter.blocks.module import Module, Parameter
 from porter.blocks.step import Step
 from porter.dialect import RMS_NORM
+from porter.graph import cast
 
 
 class RMSNorm(Module):
@@ -18,3 +19,13 @@ class RMSNorm(Module):
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
         return RMS_NORM(step.graph, x, self.weight.value(step.graph, step.dtype), epsilon=self.epsilon)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """The same times 1 + weight, all of it in float32 and rounded once (Gemma)."""
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        graph, wide = step.graph, ir.DataType.FLOAT
+        gain = cast(graph, self.weight.value(graph, step.dtype), wide)
+        gain = graph.op.Add(gain, graph.constant(1.0, wide))
+        return cast(graph, RMS_NORM(graph, cast(graph, x, wide), gain, epsilon=self.epsilon), step.dtype)

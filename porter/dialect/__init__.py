@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from porter.dialect.attention import ATTENTION
+from porter.dialect.attention import ATTENTION, CAPPED_ATTENTION
 from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
 from porter.dialect.collective import ALL_GATHER, ALL_REDUCE, COLLECTIVES
 from porter.dialect.dequantize import DEQUANTIZE
@@ -22,6 +22,7 @@ FUNCTIONS: dict[str, Function] = {
         ATTENTION,
         CACHE_UPDATE,
         CACHE_WRITE,
+        CAPPED_ATTENTION,
         DEQUANTIZE,
         EXPERTS,
         QUANTIZED_LINEAR,
@@ -38,6 +39,7 @@ __all__ = [
     "ATTENTION",
     "CACHE_UPDATE",
     "CACHE_WRITE",
+    "CAPPED_ATTENTION",
     "COLLECTIVES",
     "DEQUANTIZE",
     "EXPERTS",

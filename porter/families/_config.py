@@ -53,13 +53,14 @@ class DecoderConfig:
     is_causal: bool = True
 
     default_theta: typing.ClassVar[float] = 10000.0
+    activations: typing.ClassVar[tuple[str, ...]] = ("silu", "swish")  # two names of one function
     turns_parts: typing.ClassVar[bool] = False  # whether `partial_rotary_factor` may leave features of a head unturned
     example: typing.ClassVar[Mapping[str, Any]] = {}  # what transformers' defaults leave out and every model says
     aliases: typing.ClassVar[Mapping[str, str]] = {}  # transformers' other names for fields: alias → field
 
     def check(self) -> None:
         """Refuses what does not fit together; a family extends it."""
-        self.only("hidden_act", "silu", "swish")  # two names of one function
+        self.only("hidden_act", *self.activations)
         self.only("is_causal", True)
         self.divides("num_key_value_heads", "num_attention_heads")
         if self.per_layer_config:
@@ -87,6 +88,12 @@ class DecoderConfig:
                 f"config.json: {name} is {value}, more than {what} = {limit}",
                 "compare the config with the model's release",
             )
+
+    def above_zero(self, *names: str) -> None:
+        """Refuses a zero where something is divided by it; None is as good as absent."""
+        for name in names:
+            if getattr(self, name) == 0:
+                raise FamilyError(f"config.json: {name} is {getattr(self, name)}", "it must lie above zero")
 
     def only(self, name: str, *values: object) -> None:
         """Refuses a value of a field that the family does not implement."""
