@@ -56,6 +56,7 @@ class DecoderConfig:
     activations: typing.ClassVar[tuple[str, ...]] = ("silu", "swish")  # two names of one function
     turns_parts: typing.ClassVar[bool] = False  # whether `partial_rotary_factor` may leave features of a head unturned
     example: typing.ClassVar[Mapping[str, Any]] = {}  # what transformers' defaults leave out and every model says
+    zeros: typing.ClassVar[frozenset[str]] = frozenset()  # fields in which a 0 stands for none
     aliases: typing.ClassVar[Mapping[str, str]] = {}  # transformers' other names for fields: alias → field
 
     def check(self) -> None:
@@ -121,7 +122,7 @@ def read_config(cls: type[C], raw: Mapping[str, Any]) -> C:
     for name, field in spellings:
         if name not in raw:
             continue
-        value = _checked(name, raw[name], hints[field])
+        value = _checked(name, raw[name], hints[field], least=int(name not in ZERO_IS_MEANT | cls.zeros))
         if given.setdefault(field, value) != value:
             message = f"config.json: {name} is {value}, but {field}, which means the same, is {given[field]}"
             raise FamilyError(message, "compare the config with the model's release")
@@ -130,7 +131,7 @@ def read_config(cls: type[C], raw: Mapping[str, Any]) -> C:
     return config
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
+def _checked(name: str, value: Any, hint: Any, *, least: int) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kinds = {typing.get_origin(a) or a: typing.get_args(a) for a in allowed}
     if float in kinds and type(value) is int:
@@ -141,7 +142,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             f"config.json: {name} is {reprlib.repr(value)}, not {names}", "compare the config with the model's release"
         )
     if type(value) is int:
-        least, most = int(name not in ZERO_IS_MEANT), MOST.get(name, LARGEST)
+        most = MOST.get(name, LARGEST)
         if not least <= value <= most:
             raise FamilyError(
                 f"config.json: {name} is {reprlib.repr(value)}", f"it must lie between {least} and {most}"

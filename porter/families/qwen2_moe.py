@@ -21,6 +21,7 @@ class Config(WindowedConfig):
     """transformers' Qwen2MoeConfig."""
 
     aliases: ClassVar = {"num_local_experts": "num_experts"}
+    zeros = frozenset({"sliding_window"})  # how transformers 5 writes that there is none
 
     vocab_size: int = 151936
     hidden_size: int = 2048
@@ -43,6 +44,8 @@ class Config(WindowedConfig):
 
     def check(self) -> None:
         super().check()
+        if self.use_sliding_window:
+            self.above_zero("sliding_window")
         self.at_most("num_experts_per_tok", self.num_experts, "num_experts")
         if self.head_dim is None:
             self.divides("num_attention_heads", "hidden_size")
