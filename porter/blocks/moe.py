@@ -81,6 +81,14 @@ class BiasedRouter(Float32Router):
         return self.route(step, self.logits(step, x), self.e_score_correction_bias.value(step.graph, step.dtype))
 
 
+class NormedFloat32Router(Float32Router):
+    """Softmax scores in float32, those of the chosen experts made to sum to one (Hunyuan)."""
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int) -> None:
+        super().__init__(hidden_size, experts, top_k, 1.0)
+        self.rule |= {"normalize": 1}
+
+
 class BiasedSoftmaxRouter(Float32Router):
     """ERNIE 4.5 (its report, section 2.1): softmax scores that a correction bias steers, as DeepSeek-V3's; weights
     divided by their sum, and by `least` where that is more.
@@ -161,6 +169,31 @@ class MixtureOfExperts(Module):
         """What the experts of this card add."""
         weights, experts = self.gate(step, x)
         return self.experts(step, x, weights, experts)
+
+
+class Opinion(Module):
+    """How much of something each token takes: the sigmoid of x · weight, [tokens, 1]."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self.weight = Parameter((1, hidden_size))
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        op = step.graph.op
+        return op.Sigmoid(op.Gemm(x, self.weight.value(step.graph, step.dtype), transB=1))
+
+
+class GatedSharedMixtureOfExperts(MixtureOfExperts):
+    """With an expert that sees every token, of which each takes a share (Qwen2-MoE)."""
+
+    def __init__(self, gate: Router, experts: Experts, shared: GatedMLP, hidden_size: int) -> None:
+        super().__init__(gate, experts)
+        self.shared_expert = shared
+        self.shared_expert_gate = Opinion(hidden_size)
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        op = step.graph.op
+        shared = op.Mul(self.shared_expert_gate(step, x), self.shared_expert(step, x))
+        return op.Add(super().forward(step, x), shared)
 
 
 class SharedMixtureOfExperts(MixtureOfExperts):

@@ -38,3 +38,13 @@ class LayerNorm(Module):
         scaled = op.Div(centred, op.Sqrt(op.Add(variance, graph.constant(self.epsilon, ir.DataType.FLOAT))))
         weight, bias = (p.value(graph, step.dtype) for p in (self.weight, self.bias))
         return op.Add(op.Mul(cast(graph, scaled, step.dtype), weight), bias)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """The same times 1 + weight, all of it in float32 and rounded once (Gemma)."""
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        graph, wide = step.graph, ir.DataType.FLOAT
+        gain = cast(graph, self.weight.value(graph, step.dtype), wide)
+        gain = graph.op.Add(gain, graph.constant(1.0, wide))
+        return cast(graph, RMS_NORM(graph, cast(graph, x, wide), gain, epsilon=self.epsilon), step.dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -42,7 +43,7 @@ class Rope:
         """The positions at which the rotation changes its rule, or ends."""
         return (self.max_positions,)
 
-    def module(self) -> RotaryTables | DynamicRotation:
+    def module(self) -> Any:
         """The part of a graph that turns position_ids into this rotation."""
         return RotaryTables(self)
 
@@ -166,9 +167,14 @@ class RotaryTables(Module):
 
     def forward(self, step: Step) -> Rotation:
         op, axis = step.graph.op, step.graph.ints(1)
-        rows = [op.Gather(t.value(step.graph, step.dtype), step.position_ids, axis=0) for t in (self.cos, self.sin)]
+        places = self.rows(step)
+        rows = [op.Gather(t.value(step.graph, step.dtype), places, axis=0) for t in (self.cos, self.sin)]
         cos, sin = (op.Unsqueeze(r, axis) for r in rows)  # [batch, sequence, R/2] → [batch, 1, sequence, R/2]
         return Rotation(cos, sin, self.rope.dim)
+
+    def rows(self, step: Step) -> ir.Value:
+        """The row of each new token, [batch, sequence]."""
+        return step.position_ids
 
 
 def _table(rope: Rope, wave: np.ufunc) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from porter.dialect.attention import ATTENTION
+from porter.dialect.attention import ATTENTION, CAPPED_ATTENTION
 from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
 from porter.dialect.choose import CHOOSE
 from porter.dialect.collective import ALL_GATHER, ALL_REDUCE, COLLECTIVES
@@ -24,6 +24,7 @@ FUNCTIONS: dict[str, Function] = {
         CACHE_UPDATE,
         CACHE_WRITE,
         CHOOSE,
+        CAPPED_ATTENTION,
         DEQUANTIZE,
         EXPERTS,
         QUANTIZED_LINEAR,
@@ -40,6 +41,7 @@ __all__ = [
     "ATTENTION",
     "CACHE_UPDATE",
     "CACHE_WRITE",
+    "CAPPED_ATTENTION",
     "CHOOSE",
     "COLLECTIVES",
     "DEQUANTIZE",

@@ -35,7 +35,9 @@ def CHOOSE(graph: Graph, scores: ir.Value, mask: ir.Value, *, top_k: int, total:
     tied = op.Where(op.Equal(best, least), op.Cast(chosen, to=ir.DataType.FLOAT), _f32(graph, FIRST))
     last = op.ReduceMax(tied, axes=[-1], keepdims=1)
     equal = op.And(op.Equal(scores, least), op.LessOrEqual(numbers, last))
-    return op.And(mask, op.Or(op.Greater(scores, least), equal))
+    taken = op.And(mask, op.Or(op.Greater(scores, least), equal))
+    # sizes that only a call shows are lost on the way, and some front ends compare those of a MatMul's inputs
+    return op.Reshape(taken, op.Shape(mask)) if total is None else taken
 
 
 def _nothing(graph: Graph, scores: ir.Value, count: int) -> ir.Value:

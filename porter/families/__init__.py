@@ -25,7 +25,8 @@ class Family:
     """What a family file declares: MODEL_TYPES, Config and network; the rest where it differs from the common case.
 
     `forms` are the forms of attention that it can be built in (empty where there is one only), the first the default.
-    `original_cache` turns transformers' cache of a layer (keys, values, and what else it has) into the port's cache entries, in order.
+    `original_cache` turns transformers' cache of a layer (keys, values, and what else it has) into the port's cache
+    entries, in order.
     `original` is the model_type of the class that transformers has for it, where that is not its own.
     """
 

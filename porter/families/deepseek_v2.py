@@ -47,9 +47,7 @@ def network(config: Config, layout: Layout = ONE_CARD, form: str = "absorbed") -
             config.hidden_size,
             config.rms_norm_eps,
             _latent.attention(config, form, interleaved=True, layout=layout),
-            _experts(config, layout)
-            if config.routed(n)
-            else _dense(config, config.intermediate_size, layout),
+            _experts(config, layout) if config.routed(n) else _dense(config, config.intermediate_size, layout),
         )
         for n in layout.layers(config.num_hidden_layers)
     ]

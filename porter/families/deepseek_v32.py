@@ -89,8 +89,6 @@ def weights(config: Config) -> tuple[Rule, ...]:
 drops = _routed.drops
 
 
-def original_cache(
-    config: Config, keys: np.ndarray, values: np.ndarray, index: np.ndarray
-) -> tuple[np.ndarray, ...]:
+def original_cache(config: Config, keys: np.ndarray, values: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, ...]:
     """Transformers takes interleaved pairs apart before it caches them; the indexer's keys are as they are."""
     return (*_latent.latent_and_paired_rope(config, keys, values), index)

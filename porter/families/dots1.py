@@ -42,9 +42,8 @@ class Config(WindowedConfig, _routed.BiasedConfig):
         if self.head_dim is None:
             self.divides("num_attention_heads", "hidden_size")
 
-    @property
-    def first_windowed(self) -> int:
-        return self.max_window_layers
+    def windowed(self, layer: int) -> bool:
+        return layer >= self.max_window_layers
 
 
 def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:

@@ -22,6 +22,7 @@ class Config(DecoderConfig):
     """transformers' Ernie4_5_MoeConfig."""
 
     default_theta = 500000.0
+    zeros = frozenset({"moe_layer_start_index", "moe_num_shared_experts"})
     aliases: ClassVar = {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"}
 
     vocab_size: int = 103424
@@ -81,15 +82,18 @@ def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
 
 
 def _experts(config: Config, layout: Layout) -> MixtureOfExperts:
-    hidden, inner, experts, top_k = config.hidden_size, config.moe_intermediate_size, config.moe_num_experts, config.moe_k
+    hidden, inner, experts, top_k = (
+        config.hidden_size,
+        config.moe_intermediate_size,
+        config.moe_num_experts,
+        config.moe_k,
+    )
     router = BiasedSoftmaxRouter(hidden, experts, top_k, config.moe_norm_min)
     routed = Experts(hidden, inner, experts, top_k, layout=layout)
     if not config.moe_num_shared_experts:
         return MixtureOfExperts(router, routed)
     width = inner * config.moe_num_shared_experts
-    return SharedMixtureOfExperts(
-        router, routed, GatedMLP(hidden, width, layout=layout, open=layout.tp > 1)
-    )
+    return SharedMixtureOfExperts(router, routed, GatedMLP(hidden, width, layout=layout, open=layout.tp > 1))
 
 
 def weights(config: Config) -> tuple[Rule, ...]:

@@ -9,7 +9,9 @@ import torch
 import transformers
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, DynamicLayer
 
-Entries = tuple[torch.Tensor, ...]  # keys and values [B, H, T, D], and where a layer has an indexer its keys [B, 1, T, D]
+Entries = tuple[
+    torch.Tensor, ...
+]  # keys and values [B, H, T, D], and where a layer has an indexer its keys [B, 1, T, D]
 
 
 def filled(config: Any, past: Sequence[Entries] | None) -> Any:

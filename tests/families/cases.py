@@ -46,6 +46,8 @@ MAIN_ROPES = {  # by default each kind once or twice; all kinds on all families 
     "qwen3": ("yarn-new-form", "dynamic-far"),
     "mixtral": ("llama3", "yarn-length-missing"),
     "qwen3_moe": ("yarn-mscale-unequal", "dynamic"),
+    "glm4": ("yarn",),
+    "gemma3_text": ("default",),
     "deepseek_v2": ("default", "linear-mscale", "yarn-mscale-unequal", "yarn-mscale-alone", "yarn-attention-factor"),
     "deepseek_v3": (
         "default", "dynamic-far", "llama3", "yarn", "yarn-mscale-unequal", "yarn-mscale-all-dim-alone", "yarn-new-form",
@@ -109,6 +111,9 @@ def changed(**overrides: Any) -> Case:
 
 TIED = {"tie_word_embeddings": True}
 SMALL = dict.fromkeys(("embed_tokens", "q_proj", "k_proj", "q_a_proj", "kv_a_proj_with_mqa"), 0.05)
+SHORT = {"dynamic", "dynamic-far", "linear-unraised", "yarn-length-missing", "yarn-new-form"}  # not beside a plain one
+THOROUGH = {"llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
+MAIN_GENERAL = {"sample", "as-transformers-writes-it", "one-layer", "epsilon-that-counts"}
 GENERAL: dict[str, Case] = {
     "sample": changed(),
     "float16-on-disk": Case("", options={"dtype": torch.float16}),
@@ -239,8 +244,9 @@ OWN: dict[str, dict[str, Case]] = {
         "half-by-default": changed(partial_rotary_factor=..., head_dim=12),
         "all-turned": changed(partial_rotary_factor=1.0),
         "in-rope-parameters": changed(
-            partial_rotary_factor=..., rope_scaling=..., rope_parameters={"rope_type": "default", "rope_theta": 1e4}
-            | {"partial_rotary_factor": 0.34}
+            partial_rotary_factor=...,
+            rope_scaling=...,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4} | {"partial_rotary_factor": 0.34},
         ),
         "groups": changed(n_routed_experts=8, n_group=4, topk_group=2),
     },
@@ -264,16 +270,110 @@ IMPOSSIBLE = {  # of what applies to all of a kind: what transformers' own confi
 }
 
 
+OWN |= {
+    "qwen2_moe": {
+        "normalised": changed(norm_topk_prob=True),
+        "no-biases": changed(qkv_bias=False),
+        "windows": changed(use_sliding_window=True, sliding_window=4, max_window_layers=2),
+        "windows-by-layer-types": changed(
+            use_sliding_window=True, sliding_window=4, layer_types=["full_attention", "sliding_attention", "full_attention"]
+        ),
+        "experts-in-every-second-layer": changed(decoder_sparse_step=2, mlp_only_layers=[]),
+        "fused-experts": Case("", options={"fused": True}),
+    },
+    "olmoe": {
+        "normalised": changed(norm_topk_prob=True),
+        "biases": changed(attention_bias=True),
+        "all-experts": changed(num_experts_per_tok=8),
+        "as-many-groups-as-heads": changed(num_key_value_heads=4),
+        "fused-experts": Case("", options={"fused": True}),
+    },
+    "phi3": {
+        "whole-heads": changed(rope_scaling=None, partial_rotary_factor=...),
+        "window": changed(sliding_window=4),
+        "short-only": Case("", config={"original_max_position_embeddings": 96}),
+        "attention-factor": changed(
+            rope_scaling={
+                "rope_type": "longrope", "short_factor": [1.0] * 3, "long_factor": [3.0, 4, 5.5], "attention_factor": 1.2
+            }
+        ),
+        "one-group": changed(num_key_value_heads=1),
+    },
+    "olmo2": {"biases": changed(attention_bias=True)},
+    "granite": {
+        "biases": changed(attention_bias=True, mlp_bias=True),
+        "no-multipliers": changed(
+            embedding_multiplier=1, attention_multiplier=0.3, residual_multiplier=1, logits_scaling=1
+        ),
+    },
+    "granitemoe": {
+        "biases": changed(attention_bias=True),
+        "one-expert-each": changed(num_experts_per_tok=1),
+        "all-experts": changed(num_experts_per_tok=6),
+        "fused-experts": Case("", options={"fused": True}),
+    },
+    "smollm3": {
+        "by-interval": changed(no_rope_layers=..., no_rope_layer_interval=2),
+        "windows": changed(use_sliding_window=True, sliding_window=4, layer_types=...),
+        "biases": changed(attention_bias=True, mlp_bias=True),
+    },
+    "glm4": {
+        "no-biases": changed(attention_bias=False),
+        "half-of-each-head-by-default": changed(partial_rotary_factor=...),
+        "whole-heads": changed(partial_rotary_factor=1.0),
+        "wide-heads": changed(head_dim=16),
+        "narrow-heads": changed(head_dim=4),
+    },
+    "seed_oss": {
+        "all-biases": changed(attention_out_bias=True, mlp_bias=True),
+        "no-biases": changed(attention_bias=False),
+    },
+    "exaone4": {
+        "one-layer": changed(num_hidden_layers=1, layer_types=["full_attention"]),
+        "no-windows": changed(sliding_window=None, layer_types=["full_attention"] * 3),
+        "windows-by-pattern": changed(sliding_window_pattern=2, layer_types=...),
+    },
+    "hunyuan_v1_dense": {
+        "biases": changed(attention_bias=True),
+        "dynamic-without-alpha": Case("", config=DYNAMIC | {"max_position_embeddings": 8}, reach=48),
+    },
+    "internlm3": {"biases": changed(qkv_bias=True, bias=True)},
+    "gemma2": {
+        "no-caps": changed(attn_logit_softcapping=None, final_logit_softcapping=None),
+        "biases": changed(attention_bias=True),
+        "activation-by-its-other-name": changed(hidden_act=..., hidden_activation="gelu_pytorch_tanh"),
+        "no-windows": changed(layer_types=["full_attention"] * 2),
+    },
+    "gemma3_text": {
+        "capped-logits": changed(final_logit_softcapping=4.0),
+        "windows-everywhere": changed(layer_types=["sliding_attention"] * 3),
+        "rotations-in-the-new-form": changed(
+            rope_theta=..., rope_scaling=..., rope_local_base_freq=...,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e3},
+            },
+        ),
+        "activation-by-its-other-name": changed(hidden_act=..., hidden_activation="gelu_pytorch_tanh"),
+    },
+}  # fmt: skip
+
+
 def cases_of(family: Family) -> Iterator[Case]:
     """Every case of a family: what applies to any, then its own."""
     fields = {f.name for f in dataclasses.fields(family.config)}
     named = dict(GENERAL)
-    named |= HEADS if "head_dim" in fields else {}
+    if family.name not in THOROUGH:
+        named = {name: dataclasses.replace(c, slow=name not in MAIN_GENERAL) for name, c in named.items()}
+    if "head_dim" in fields and not family.config.turns_parts:
+        named |= HEADS
     named |= LATENT if family.forms else {}
     named |= OWN.get(family.name, {})
     main = MAIN_ROPES.get(family.name, ())
     heads = {"head_dim": 12} if "head_dim" in fields else {}  # transformers does not divide for every kind
     for name, rope in ROPES.items():
+        if (family.name == "phi3" and name != "default") or (family.name == "gemma3_text" and name in SHORT):
+            continue
         config = {"rope_parameters": ..., **heads, **rope}
         named[name] = Case("", config=config, reach=REACH.get(name), slow=name not in main)
     for name, case in named.items():

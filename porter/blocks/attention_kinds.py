@@ -1,0 +1,60 @@
+"""Variations of grouped-query attention: how heads are turned, normed and scored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from porter.blocks.attention import GroupedQueryAttention, NormedGroupedQueryAttention
+from porter.blocks.norm import OffsetRMSNorm
+from porter.blocks.rope import Rotation
+from porter.blocks.rope_kinds import LocalRotation
+from porter.blocks.step import Step
+from porter.dialect import CAPPED_ATTENTION
+
+
+class UnturnedGroupedQueryAttention(GroupedQueryAttention):
+    """Without a rotation: the mask alone tells one place from another (SmolLM3)."""
+
+    def turn(self, step: Step, x: ir.Value, rotation: Rotation) -> ir.Value:
+        return x
+
+
+class UnturnedNormedGroupedQueryAttention(UnturnedGroupedQueryAttention, NormedGroupedQueryAttention):
+    """Heads with a norm of their own and without a rotation (EXAONE 4)."""
+
+
+class TurnedNormedGroupedQueryAttention(NormedGroupedQueryAttention):
+    """The norm of each head comes behind the rotation (Hunyuan)."""
+
+    def place_queries(self, step: Step, q: ir.Value, rotation: Rotation) -> ir.Value:
+        return self.normalize_queries(step, self.turn(step, q, rotation))
+
+    def place_keys(self, step: Step, k: ir.Value, rotation: Rotation) -> ir.Value:
+        return self.normalize_keys(step, self.turn(step, k, rotation))
+
+
+class OffsetNormedGroupedQueryAttention(NormedGroupedQueryAttention):
+    """Heads with norms whose weights count from one (Gemma 3)."""
+
+    norm = OffsetRMSNorm
+
+
+class LocalOffsetNormedGroupedQueryAttention(OffsetNormedGroupedQueryAttention):
+    """The same with the rotation of its own that layers within a window have."""
+
+    def turn(self, step: Step, x: ir.Value, rotation: Rotation) -> ir.Value:
+        assert isinstance(rotation, LocalRotation)
+        return super().turn(step, x, rotation.local)
+
+
+class CappedGroupedQueryAttention(GroupedQueryAttention):
+    """Scores pressed softly below a cap: cap * tanh(score / cap) (Gemma 2, arXiv:2408.00118)."""
+
+    def __init__(self, *sizes: int, cap: float, **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.cap = cap
+
+    def mix(self, step: Step, q: ir.Value, keys: ir.Value, values: ir.Value, mask: ir.Value) -> ir.Value:
+        return CAPPED_ATTENTION(step.graph, q, keys, values, mask, cap=self.cap, **self.rule(step))
