@@ -255,6 +255,11 @@ OWN: dict[str, dict[str, Case]] = {
         "a-field-that-nobody-reads": changed(first_k_dense_replace=0),
         "halves": changed(rope_interleave=False),
     },
+    "hunyuan_v1_moe": {
+        "no-stretch": changed(rope_scaling=None),
+        "one-number-for-all-layers": changed(moe_topk=3),
+        "biases": changed(attention_bias=True),
+    },
     "minimax_m2": {
         "whole-heads": changed(rotary_dim=...),
         "a-part-by-factor": changed(rotary_dim=8, partial_rotary_factor=0.41),
