@@ -7,11 +7,13 @@ from typing import Any
 import onnx_ir as ir
 
 from porter.blocks.attention import GroupedQueryAttention, NormedGroupedQueryAttention
+from porter.blocks.module import Parameter
 from porter.blocks.norm import OffsetRMSNorm
 from porter.blocks.rope import Rotation
 from porter.blocks.rope_kinds import LocalRotation
 from porter.blocks.step import Step
-from porter.dialect import CAPPED_ATTENTION
+from porter.dialect import CAPPED_ATTENTION, SINK_ATTENTION
+from porter.layout import ONE_CARD, Layout, cut_of
 
 
 class UnturnedGroupedQueryAttention(GroupedQueryAttention):
@@ -58,3 +60,16 @@ class CappedGroupedQueryAttention(GroupedQueryAttention):
 
     def mix(self, step: Step, q: ir.Value, keys: ir.Value, values: ir.Value, mask: ir.Value) -> ir.Value:
         return CAPPED_ATTENTION(step.graph, q, keys, values, mask, cap=self.cap, **self.rule(step))
+
+
+class SinkGroupedQueryAttention(GroupedQueryAttention):
+    """Beside the keys each head has a learned score that takes its share of the attention and gives nothing (GPT-OSS)."""
+
+    def __init__(self, hidden_size: int, heads: int, *sizes: int, layout: Layout = ONE_CARD, **options: Any) -> None:
+        super().__init__(hidden_size, heads, *sizes, layout=layout, **options)
+        own = layout.divided(heads, "attention heads")
+        self.sinks = Parameter((self.heads,), cut=cut_of((heads,), own))
+
+    def mix(self, step: Step, q: ir.Value, keys: ir.Value, values: ir.Value, mask: ir.Value) -> ir.Value:
+        sinks = self.sinks.value(step.graph, step.dtype)
+        return SINK_ATTENTION(step.graph, q, keys, values, mask, sinks, **self.rule(step))

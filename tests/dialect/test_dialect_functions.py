@@ -23,9 +23,11 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "AllGather": {"group": "tp", "size": 1},
     "AllReduce": {"group": "tp", "size": 1},
     "Attention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
+    "BiasedExperts": {"top_k": 2, "alpha": 1.7, "limit": 0.9},
     "CacheUpdate": {},
     "CacheWrite": {"one": 1},
     "Choose": {"top_k": 2},
+    "ClampedSwiGLU": {"alpha": 1.7, "limit": 0.9},
     "Dequantize": {"bits": 8, "shape": (3, 4)},
     "Experts": {"top_k": 2},
     "QuantizedLinear": {"bits": 8, "inputs": 4, "outputs": 3},
@@ -33,6 +35,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "RotaryEmbedding": {"interleaved": 1, "dim": 6},
     "Route": {"experts": 8, "scoring": "sigmoid", "top_k": 2, "normalize": 1, "epsilon": 1e-20, "scale": 2.5}
     | {"groups": 4, "top_groups": 2, "group_score": "top2"},
+    "SinkAttention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
     "SwiGLU": {},
 }
 
@@ -45,6 +48,11 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
             return normals(dtype, (3, 4))
         case "Attention":
             return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask]
+        case "SinkAttention":
+            return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask, *normals(dtype, (4,))]
+        case "BiasedExperts":
+            x, *parts = normals(dtype, (3, 4), (8, 4, 10), (8, 10), (8, 5, 4), (8, 4))
+            return [x, *normals("float32", (3, 2)), experts, *parts]
         case "CacheUpdate":
             return normals(dtype, (1, 2, 3, 4), (1, 2, 1, 4))
         case "CacheWrite":
@@ -73,7 +81,7 @@ def model(function: Function, body: Body | Function, dtype: ir.DataType) -> ir.M
     build = body.build if isinstance(body, Body) else body
     arrays = [a.astype(dtype.numpy()) if a.dtype == np.float64 else a for a in examples(function, "float64")]
     result = lowered(model_of(lambda graph, *inputs: build(graph, *inputs, **ATTRIBUTES[function.name]), *arrays))
-    if function.name == "Experts":
+    if function.name in {"Experts", "BiasedExperts"}:
         result.graph.outputs[0].shape = result.graph.inputs[0].shape
     return result
 

@@ -255,9 +255,20 @@ OWN: dict[str, dict[str, Case]] = {
         "a-field-that-nobody-reads": changed(first_k_dense_replace=0),
         "halves": changed(rope_interleave=False),
     },
+    "gpt_oss": {
+        "no-biases": changed(attention_bias=False),
+        "windows-by-default": changed(layer_types=...),
+        "limit-by-default": changed(swiglu_limit=...),
+        "another-alpha": changed(swiglu_alpha=1.0),
+        "as-many-groups-as-heads": changed(num_key_value_heads=6),
+        "rotation-by-default": Case(
+            "", config={"rope_scaling": ..., "rope_theta": ..., "max_position_embeddings": 131072}, reach=9000
+        ),
+        "all-experts": changed(num_experts_per_tok=7),
+    },
     "hunyuan_v1_moe": {
         "no-stretch": changed(rope_scaling=None),
-        "one-number-for-all-layers": changed(moe_topk=3),
+        "a-number-for-each-layer": changed(moe_topk=[2, 3]),
         "biases": changed(attention_bias=True),
     },
     "minimax_m2": {
