@@ -17,6 +17,7 @@ from porter.blocks.norm import LayerNorm
 from porter.blocks.rope import Rotation
 from porter.blocks.step import Step
 from porter.dialect import CHOOSE
+from porter.errors import GraphError
 from porter.graph import cast
 
 INDEX_EPSILON = 1e-6  # of the indexer's own norm: fixed, whatever rms_norm_eps says
@@ -28,14 +29,16 @@ class Indexer(Module):
     In float32 behind the projections, which stay what they are where weights are quantized: the choice hangs on them.
     """
 
-    def __init__(self, hidden_size: int, query_rank: int, heads: int, head_dim: int, top_k: int) -> None:
+    def __init__(
+        self, hidden_size: int, query_rank: int, heads: int, head_dim: int, top_k: int, interleaved: int
+    ) -> None:
         self.wq_b = Linear(query_rank, heads * head_dim)
         self.wk = Linear(hidden_size, head_dim)
         self.k_norm = LayerNorm(head_dim, INDEX_EPSILON)
         self.weights_proj = Float32Weight(heads, hidden_size)
         for part in (self.wq_b, self.wk):
             part.weight.quantizable = False
-        self.heads, self.head_dim, self.top_k = heads, head_dim, top_k
+        self.heads, self.head_dim, self.top_k, self.interleaved = heads, head_dim, top_k, interleaved
         self.entry = CacheEntry("index", 1, head_dim)
 
     def forward(
@@ -43,7 +46,7 @@ class Indexer(Module):
     ) -> tuple[ir.Value, ir.Value]:
         """X [tokens, hidden_size], low [tokens, query_rank] → who sees whom [B, 1, S, T], and the indexer's keys."""
         key = step.split_heads(self.k_norm(step, self.wk(step, x)), 1, self.head_dim)
-        keys = step.update(past, rotation.turn(step, key, self.head_dim))  # [B, 1, T, D]
+        keys = step.update(past, self._turn(step, key, rotation))  # [B, 1, T, D]
         context, visible = step.sizes.context, step.mask(None)
         total = context if isinstance(context, int) else None
         if total is not None and total <= self.top_k:
@@ -51,10 +54,13 @@ class Indexer(Module):
         scores = self._scores(step, x, low, rotation, keys)
         return CHOOSE(step.graph, scores, visible, top_k=self.top_k, total=total), keys
 
+    def _turn(self, step: Step, x: ir.Value, rotation: Rotation) -> ir.Value:
+        return rotation.turn(step, x, self.head_dim, interleaved=self.interleaved)
+
     def _scores(self, step: Step, x: ir.Value, low: ir.Value, rotation: Rotation, keys: ir.Value) -> ir.Value:
         """[B, 1, S, T]."""
         graph, op = step.graph, step.graph.op
-        q = rotation.turn(step, step.split_heads(self.wq_b(step, low), self.heads, self.head_dim), self.head_dim)
+        q = self._turn(step, step.split_heads(self.wq_b(step, low), self.heads, self.head_dim), rotation)
         # the heads fold into the sequence, as in Attention: [B, 1, H * S, D]
         q = op.Reshape(cast(graph, q, ir.DataType.FLOAT), graph.ints(0, 1, -1, self.head_dim))
         wide = op.Transpose(cast(graph, keys, ir.DataType.FLOAT), perm=[0, 1, 3, 2])  # [B, 1, D, T]
@@ -98,5 +104,16 @@ class SparseLatentAttention(LatentAttention):
     def seen(
         self, step: Step, x: ir.Value, low: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
-        mask, keys = self.indexer(step, x, low, rotation, past[1])
-        return mask, [keys]
+        step.chosen, keys = self.indexer(step, x, low, rotation, past[1])
+        return step.chosen, [keys]
+
+
+class SharingLatentAttention(LatentAttention):
+    """Latent attention to the keys that the last indexer before it chose (GLM-5)."""
+
+    def seen(
+        self, step: Step, x: ir.Value, low: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
+        if step.chosen is None:
+            raise GraphError(f"{self.path} has no indexer, and none stands before it", "begin with one that has")
+        return step.chosen, []

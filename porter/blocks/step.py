@@ -29,6 +29,7 @@ class Step(ABC):
     attention_mask: ir.Value  # [batch, total], total the places of the cache behind this pass
     sizes: Sizes = GROWING[0].sizes
     layout: Layout = ONE_CARD
+    chosen: ir.Value | None = None  # who sees whom, as the last indexer says: bool [batch, 1, sequence, total]
     _shapes: dict[tuple[Tokens, tuple[int, ...]], ir.Value] = field(default_factory=dict)
     _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 

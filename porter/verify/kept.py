@@ -33,8 +33,8 @@ def filled(config: Any, past: Sequence[Entries] | None) -> Any:
 
 def entries_of(layer: Any) -> Entries:
     """What a layer of it holds."""
-    index = (layer.indexer_keys[:, None],) if _indexed(layer) else ()
-    return (layer.keys, layer.values, *index)
+    index = getattr(layer, "indexer_keys", None)  # of layers that share another's choice there are none
+    return (layer.keys, layer.values, *(() if index is None else (index[:, None],)))
 
 
 def _kind(name: str) -> Any:
