@@ -40,7 +40,7 @@ def ATTENTION(
     return _mixed(graph, q, k, v, mask, (heads, groups, key_dim, value_dim), one, lambda scores: _scaled(graph, scores, scale))
 
 
-@function("CappedAttention", needs=("Tanh",))
+@function("CappedAttention")
 def CAPPED_ATTENTION(
     graph: Graph,
     q: ir.Value,

@@ -24,6 +24,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "AllReduce": {"group": "tp", "size": 1},
     "Attention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
     "CacheUpdate": {},
+    "CappedAttention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5, "cap": 2.0},
     "CacheWrite": {"one": 1},
     "Dequantize": {"bits": 8, "shape": (3, 4)},
     "Experts": {"top_k": 2},
@@ -42,7 +43,7 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
     match function.name:
         case "AllGather" | "AllReduce":
             return normals(dtype, (3, 4))
-        case "Attention":
+        case "Attention" | "CappedAttention":
             return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask]
         case "CacheUpdate":
             return normals(dtype, (1, 2, 3, 4), (1, 2, 1, 4))
