@@ -23,10 +23,10 @@ FLOORS = """
 5  cli run_ranks
 5  options
 5  progress
-5  render_targets
+5  render_families render_targets
 5  render
 4  inspect verify
-4  catalogue compilation coverage port
+4  catalogue compilation coverage gallery port
 3  partition
 3  executors sign
 3  manifest

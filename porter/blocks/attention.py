@@ -30,6 +30,7 @@ class CacheEntry:
 class GroupedQueryAttention(Module):
     """`heads` query heads share `groups` key and value heads of width `head_dim`."""
 
+    kind = "grouped-query"  # in words
     interleaved = 0  # whether the rotation turns neighbouring features
 
     def __init__(
@@ -111,6 +112,7 @@ class InterleavedGroupedQueryAttention(GroupedQueryAttention):
 class NormedGroupedQueryAttention(GroupedQueryAttention):
     """Queries and keys pass an RMSNorm per head before the rotation (Qwen3)."""
 
+    kind = "grouped-query, normed heads"
     norm: ClassVar[type[RMSNorm]] = RMSNorm
 
     def __init__(
@@ -150,6 +152,8 @@ class NormedGroupedQueryAttention(GroupedQueryAttention):
 
 class WideNormedGroupedQueryAttention(GroupedQueryAttention):
     """Queries and keys pass an RMSNorm over all heads at once before the rotation (MiniMax-M2): on one card only."""
+
+    kind = "grouped-query, normed over all heads"
 
     def __init__(
         self,

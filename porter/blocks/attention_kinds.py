@@ -19,6 +19,8 @@ from porter.layout import ONE_CARD, Layout, cut_of
 class UnturnedGroupedQueryAttention(GroupedQueryAttention):
     """Without a rotation: the mask alone tells one place from another (SmolLM3)."""
 
+    kind = "grouped-query without a rotation"
+
     def turn(self, step: Step, x: ir.Value, rotation: Rotation) -> ir.Value:
         return x
 
@@ -26,9 +28,13 @@ class UnturnedGroupedQueryAttention(GroupedQueryAttention):
 class UnturnedNormedGroupedQueryAttention(UnturnedGroupedQueryAttention, NormedGroupedQueryAttention):
     """Heads with a norm of their own and without a rotation (EXAONE 4)."""
 
+    kind = "grouped-query, normed heads, without a rotation"
+
 
 class TurnedNormedGroupedQueryAttention(NormedGroupedQueryAttention):
     """The norm of each head comes behind the rotation (Hunyuan)."""
+
+    kind = "grouped-query, heads normed behind the rotation"
 
     def place_queries(self, step: Step, q: ir.Value, rotation: Rotation) -> ir.Value:
         return self.normalize_queries(step, self.turn(step, q, rotation))
@@ -46,6 +52,8 @@ class OffsetNormedGroupedQueryAttention(NormedGroupedQueryAttention):
 class LocalOffsetNormedGroupedQueryAttention(OffsetNormedGroupedQueryAttention):
     """The same with the rotation of its own that layers within a window have."""
 
+    kind = "grouped-query, normed heads, a rotation of its own"
+
     def turn(self, step: Step, x: ir.Value, rotation: Rotation) -> ir.Value:
         assert isinstance(rotation, LocalRotation)
         return super().turn(step, x, rotation.local)
@@ -53,6 +61,8 @@ class LocalOffsetNormedGroupedQueryAttention(OffsetNormedGroupedQueryAttention):
 
 class CappedGroupedQueryAttention(GroupedQueryAttention):
     """Scores pressed softly below a cap: cap * tanh(score / cap) (Gemma 2, arXiv:2408.00118)."""
+
+    kind = "grouped-query, capped scores"
 
     def __init__(self, *sizes: int, cap: float, **options: Any) -> None:
         super().__init__(*sizes, **options)

@@ -15,7 +15,7 @@ from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rope, Rotation
 from porter.blocks.step import GrowingStep, PositionedStep, Step
 from porter.errors import GraphError
-from porter.graph import Graph
+from porter.graph import Graph, cast
 from porter.layout import ONE_CARD, Layout
 from porter.quantize import Quantization
 from porter.shape import GROWING, Sizes
@@ -63,17 +63,18 @@ class Ends:
 
     def embedded(self, step: Step, x: ir.Value) -> ir.Value:
         """Rows of the embedding [tokens, hidden_size] as the first layer gets them."""
-        return x if self.embedding == 1.0 else step.graph.op.Mul(x, step.graph.constant(self.embedding, step.dtype))
+        return x if self.embedding == 1.0 else step.times(x, self.embedding)
 
     def words(self, step: Step, x: ir.Value) -> ir.Value:
         """The head's numbers [tokens, vocabulary] as logits."""
-        graph, op = step.graph, step.graph.op
-        if self.divisor != 1.0:
-            x = op.Div(x, graph.constant(self.divisor, step.dtype))
+        graph, op, wide = step.graph, step.graph.op, ir.DataType.FLOAT
+        if self.divisor == 1.0 and self.cap is None:
+            return x
+        x = op.Div(cast(graph, x, wide), graph.constant(self.divisor, wide))
         if self.cap is not None:
-            cap = graph.constant(self.cap, step.dtype)
+            cap = graph.constant(self.cap, wide)
             x = op.Mul(op.Tanh(op.Div(x, cap)), cap)
-        return x
+        return cast(graph, x, step.dtype)
 
 
 PLAIN = Ends()

@@ -150,6 +150,8 @@ class ExpandedHeads(Heads):
 class LatentAttention(Module):
     """Projections, rotation and the latent cache; `mixer` is the form in which heads meet it."""
 
+    kind = "latent"
+
     def __init__(
         self,
         hidden_size: int,

@@ -25,13 +25,10 @@ class ScaledLayer(DecoderLayer):
         self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
         mixed, cache = super().attended(step, x, rotation, past)
-        return self._scaled(step, mixed), cache
+        return step.times(mixed, self.factor), cache
 
     def fed(self, step: Step, x: ir.Value) -> ir.Value:
-        return self._scaled(step, super().fed(step, x))
-
-    def _scaled(self, step: Step, x: ir.Value) -> ir.Value:
-        return step.graph.op.Mul(x, step.graph.constant(self.factor, step.dtype))
+        return step.times(super().fed(step, x), self.factor)
 
 
 class NormedBehindLayer(DecoderLayer):

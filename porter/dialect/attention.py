@@ -43,7 +43,7 @@ def ATTENTION(
     )
 
 
-@function("CappedAttention", needs=("Tanh",))
+@function("CappedAttention")
 def CAPPED_ATTENTION(
     graph: Graph,
     q: ir.Value,

@@ -131,7 +131,7 @@ def _of_variants(
 ) -> dict[str, Errors]:
     """The original computed in other ways, each as legal as its own, in the place of the port."""
     found = {}
-    for name, run in legal(parties.own.stages).items():
+    for name, run in legal(parties.own).items():
         trace = run(parties.own, ids)
         exact = of_own
         if trace.routes:

@@ -37,6 +37,16 @@ class Stored:
         # Taken out, so that the model has plain weights:
         self._quantisation = self.config.__dict__.pop("quantization_config", None)
 
+    @property
+    def has_sdpa(self) -> bool:
+        """Whether transformers has this model with PyTorch's own attention, too."""
+        return bool(self.kind._supports_sdpa)
+
+    @property
+    def kind(self) -> Any:
+        """The class that transformers has for it."""
+        return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
+
     def read(self, wanted: Callable[[str], bool] = lambda name: True) -> Tensors:
         """Tensors by their names; what is quantised is multiplied out, the rest as it is stored."""
         tensors = read_tensors({name: path for name, path in self._files.items() if wanted(name)})
@@ -87,7 +97,7 @@ def build_model(stored: Stored, precision: Precision, override: Override, stage:
 
     It would fill a missing one with random numbers and go on, so what it reports is an error here.
     """
-    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(stored.config)]
+    kind = stored.kind
     if stage is None:
         return _build(kind, stored.config, stored.read() | override(lambda name: True), precision)
     config = copy.deepcopy(stored.config)

@@ -25,6 +25,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Attention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
     "BiasedExperts": {"top_k": 2, "alpha": 1.7, "limit": 0.9},
     "CacheUpdate": {},
+    "CappedAttention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5, "cap": 2.0},
     "CacheWrite": {"one": 1},
     "Choose": {"top_k": 2},
     "ClampedSwiGLU": {"alpha": 1.7, "limit": 0.9},
@@ -46,7 +47,7 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
     match function.name:
         case "AllGather" | "AllReduce":
             return normals(dtype, (3, 4))
-        case "Attention":
+        case "Attention" | "CappedAttention":
             return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask]
         case "SinkAttention":
             return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask, *normals(dtype, (4,))]
