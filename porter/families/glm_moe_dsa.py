@@ -89,9 +89,7 @@ weights = _sparse.weights
 drops = _routed.drops
 
 
-def original_cache(
-    config: Config, keys: np.ndarray, values: np.ndarray, *index: np.ndarray
-) -> tuple[np.ndarray, ...]:
+def original_cache(config: Config, keys: np.ndarray, values: np.ndarray, *index: np.ndarray) -> tuple[np.ndarray, ...]:
     """Interleaved pairs are taken apart in the indexer's keys too."""
     width = config.qk_rope_head_dim
     rest = (_latent.latent_and_paired_rope(config, i[..., :0], i[..., :width])[0] for i in index)

@@ -1,4 +1,4 @@
-"""GPT-OSS (arXiv:2508.10925): attention sinks, windows in every second layer, experts with biases and a clamped gate."""
+"""GPT-OSS (arXiv:2508.10925): attention sinks, windows by turns, experts with biases and a clamped gate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROPE |= {"original_max_position_embeddings": 4096}
 
 @dataclass(frozen=True)
 class Config(WindowedConfig):
-    """transformers' GptOssConfig. Its `hidden_act` is not read: gates are what `swiglu_alpha` and its limit make them."""
+    """transformers' GptOssConfig. Its `hidden_act` is not read: gates are what `swiglu_alpha` makes them."""
 
     default_theta = 150000.0
     aliases: ClassVar = {"num_experts": "num_local_experts"}

@@ -255,6 +255,12 @@ OWN: dict[str, dict[str, Case]] = {
         "a-field-that-nobody-reads": changed(first_k_dense_replace=0),
         "halves": changed(rope_interleave=False),
     },
+    "glm_moe_dsa": {
+        "an-indexer-in-each-layer": changed(index_topk_freq=1),
+        "by-pattern": changed(index_topk_pattern="FSS", index_topk_freq=...),
+        "by-indexer-types": changed(indexer_types=["full", "shared", "full"]),
+        "more-keys-than-there-are": changed(index_topk=500),
+    },
     "gpt_oss": {
         "no-biases": changed(attention_bias=False),
         "windows-by-default": changed(layer_types=...),
@@ -283,6 +289,7 @@ IMPOSSIBLE = {  # of what applies to all of a kind: what transformers' own confi
     "deepseek_v32": {"no-key-value-heads"},
     "glm4_moe": {"in-the-older-form"},  # which leaves no place for partial_rotary_factor
     "glm4_moe_lite": {"no-key-value-heads"},
+    "glm_moe_dsa": {"no-key-value-heads"},
 }
 
 
