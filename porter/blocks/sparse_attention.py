@@ -49,8 +49,6 @@ class Indexer(Module):
         keys = step.update(past, self._turn(step, key, rotation))  # [B, 1, T, D]
         context, visible = step.sizes.context, step.mask(None)
         total = context if isinstance(context, int) else None
-        if total is not None and total <= self.top_k:
-            return visible, keys  # never more keys than may be seen
         scores = self._scores(step, x, low, rotation, keys)
         return CHOOSE(step.graph, scores, visible, top_k=self.top_k, total=total), keys
 

@@ -70,9 +70,9 @@ class Config(_sparse.SparseConfig):
 def network(config: Config, layout: Layout = ONE_CARD, form: str = "absorbed") -> Decoder:
     """Leading dense layers, then routed and shared experts; sparse latent attention everywhere."""
     own = layout.layers(config.num_hidden_layers)
-    if config.shared(own.start):
-        message = f"layer {own.start} sees what the indexer of a layer before it chose"
-        raise Indivisible(message, "choose a --pp whose stages begin with indexers")
+    if layout.cards > 1 and "shared" in config.kinds:
+        message = "layers that see what the indexer of another layer chose are not divided over cards"
+        raise Indivisible(message, "leave out --tp, --ep and --pp")
     layers = [
         DecoderLayer(
             config.hidden_size,

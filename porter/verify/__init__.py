@@ -145,6 +145,9 @@ def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stage
     count, notes = model.config.num_hidden_layers, []
     only = None if layers is None else parse_layers(layers, count)
     stages = plan_stages(model, None if memory is None else parse_size(memory), only)
+    if model.family.original:
+        kind, its = model.config.model_type, model.family.original
+        notes.append(f"transformers has no class for {kind}: the original is run as the {its} that it is a copy of")
     if only is not None:
         left = count - len(stages.layers)
         notes.append(f"a SLICE: layers {layers} were run, one behind the other; nothing is said of {left} others")

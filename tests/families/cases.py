@@ -147,6 +147,7 @@ LATENT: dict[str, Case] = {  # of families with latent attention
     "one-expert-each": changed(num_experts_per_tok=1),
     "fused-experts": Case("", options={"fused": True}),
 }
+MAIN_LATENT = ("expanded", "fused-experts")  # of families whose blocks others have tried
 OWN: dict[str, dict[str, Case]] = {
     "llama": {
         "biases": changed(attention_bias=True, mlp_bias=True),
@@ -390,7 +391,9 @@ def cases_of(family: Family) -> Iterator[Case]:
         named = {name: dataclasses.replace(c, slow=name not in MAIN_GENERAL) for name, c in named.items()}
     if "head_dim" in fields and not family.config.turns_parts:
         named |= HEADS
-    named |= LATENT if family.forms else {}
+    if family.forms:
+        brief = family.name not in THOROUGH
+        named |= {n: dataclasses.replace(c, slow=brief and n not in MAIN_LATENT) for n, c in LATENT.items()}
     named |= OWN.get(family.name, {})
     main = MAIN_ROPES.get(family.name, ())
     heads = {"head_dim": 12} if "head_dim" in fields else {}  # transformers does not divide for every kind
