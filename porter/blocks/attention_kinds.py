@@ -75,6 +75,8 @@ class CappedGroupedQueryAttention(GroupedQueryAttention):
 class SinkGroupedQueryAttention(GroupedQueryAttention):
     """Beside the keys each head has a learned score that takes its share of attention and gives nothing (GPT-OSS)."""
 
+    kind = "grouped-query, sinks"
+
     def __init__(self, hidden_size: int, heads: int, *sizes: int, layout: Layout = ONE_CARD, **options: Any) -> None:
         super().__init__(hidden_size, heads, *sizes, layout=layout, **options)
         own = layout.divided(heads, "attention heads")

@@ -85,6 +85,8 @@ class Float32Weight(Module):
 class SparseLatentAttention(LatentAttention):
     """Latent attention to the keys that its indexer chose."""
 
+    kind = "latent, sparse"
+
     def __init__(
         self,
         hidden_size: int,
@@ -108,6 +110,8 @@ class SparseLatentAttention(LatentAttention):
 
 class SharingLatentAttention(LatentAttention):
     """Latent attention to the keys that the last indexer before it chose (GLM-5)."""
+
+    kind = "latent, sparse as a layer before"
 
     def seen(
         self, step: Step, x: ir.Value, low: ir.Value, rotation: Rotation, past: Sequence[ir.Value]

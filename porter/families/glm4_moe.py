@@ -20,6 +20,7 @@ class Config(_routed.BiasedConfig):
     """transformers' Glm4MoeConfig."""
 
     aliases: ClassVar = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"}
+    example: ClassVar = {"head_dim": 128}  # of GLM-4.5 and its Air
     turns_parts = True
 
     vocab_size: int = 151552
