@@ -35,6 +35,14 @@ def root(
     """Exit codes: 0 done or parity holds, 1 parity fails, 2 bad input or usage, 3 inconclusive, 130 interrupted."""
 
 
+def _list_families(value: bool) -> None:
+    if value:
+        from porter import gallery, render_families
+
+        render_families.print_families(gallery.gallery())
+        raise typer.Exit
+
+
 @app.command()
 def convert(
     checkpoint: options.CHECKPOINT,
@@ -56,6 +64,12 @@ def convert(
     force: options.FORCE = False,
     jobs: options.JOBS = None,
     dry_run: options.DRY_RUN = False,
+    list_families: Annotated[
+        bool,
+        typer.Option(
+            "--list-families", callback=_list_families, is_eager=True, help="Tell which families of models are known."
+        ),
+    ] = False,
     as_json: options.JSON = False,
 ) -> None:
     """Convert a checkpoint into a port for a target. Interrupted, the same command goes on where it stopped."""

@@ -23,12 +23,12 @@ FLOORS = """
 5  cli run_ranks
 5  options
 5  progress
-5  render_conversion render_plan render_targets
+5  render_conversion render_families render_plan render_targets
 5  render
 5  reports
 4  recorded
 4  inspect verify
-4  catalogue compilation coverage port
+4  catalogue compilation coverage gallery port
 3  partition
 3  executors sign
 3  manifest

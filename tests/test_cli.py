@@ -48,6 +48,7 @@ OPTIONS = {
         "--force": ("bool", False),
         "--jobs": ("int | None", None),
         "--dry-run": ("bool", False),
+        "--list-families": ("bool", False),
         JSON: ("bool", False),
     },
     "verify": {

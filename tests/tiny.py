@@ -14,6 +14,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from porter.families import original_type
+
 EMBEDDING = "model.embed_tokens.weight"
 SAMPLES = Path(__file__).parent.parent / "samples"
 KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
@@ -55,7 +57,9 @@ def write_checkpoint(
     names: what is small shows a norm's epsilon.
     """
     given = copy.deepcopy(dict(config))
-    parsed = transformers.AutoConfig.for_model(given.pop("model_type"), **given)
+    kind = original_type(given)  # of a family whose class transformers has by another name
+    own = given.pop("model_type")
+    parsed = transformers.AutoConfig.for_model(kind or own, **given)
     parsed.dtype = dtype
     with torch.random.fork_rng():
         torch.manual_seed(seed)

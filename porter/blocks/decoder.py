@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rope, Rotation
 from porter.blocks.step import GrowingStep, PositionedStep, Step
 from porter.errors import GraphError
-from porter.graph import Graph
+from porter.graph import Graph, cast
 from porter.layout import ONE_CARD, Layout
 from porter.quantize import Quantization
 from porter.shape import GROWING, Sizes
@@ -35,11 +36,48 @@ class DecoderLayer(Module):
         self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
         op = step.graph.op
-        mixed, cache = self.self_attn(step, self.input_layernorm(step, x), rotation, past)
+        mixed, cache = self.attended(step, x, rotation, past)
         x = op.Add(x, mixed)
-        x = op.Add(x, self.mlp(step, self.post_attention_layernorm(step, x)))
+        x = op.Add(x, self.fed(step, x))
         x.name = f"{self.path}.output"  # watched by porter verify
         return x, cache
+
+    def attended(
+        self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
+        mixed, cache = self.self_attn(step, self.input_layernorm(step, x), rotation, past)
+        return mixed, cache
+
+    def fed(self, step: Step, x: ir.Value) -> ir.Value:
+        return self.mlp(step, self.post_attention_layernorm(step, x))
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What stands around the layers: a factor of the embedding, the last norm, a divisor and a soft cap of the logits."""
+
+    embedding: float = 1.0
+    norm: type[RMSNorm] = RMSNorm
+    divisor: float = 1.0
+    cap: float | None = None
+
+    def embedded(self, step: Step, x: ir.Value) -> ir.Value:
+        """Rows of the embedding [tokens, hidden_size] as the first layer gets them."""
+        return x if self.embedding == 1.0 else step.times(x, self.embedding)
+
+    def words(self, step: Step, x: ir.Value) -> ir.Value:
+        """The head's numbers [tokens, vocabulary] as logits."""
+        graph, op, wide = step.graph, step.graph.op, ir.DataType.FLOAT
+        if self.divisor == 1.0 and self.cap is None:
+            return x
+        x = op.Div(cast(graph, x, wide), graph.constant(self.divisor, wide))
+        if self.cap is not None:
+            cap = graph.constant(self.cap, wide)
+            x = op.Mul(op.Tanh(op.Div(x, cap)), cap)
+        return cast(graph, x, step.dtype)
+
+
+PLAIN = Ends()
 
 
 class Body(Module):
@@ -54,6 +92,7 @@ class Body(Module):
         rope: Rope,
         *,
         tied: bool,
+        ends: Ends,
         layout: Layout,
         start: int,
     ) -> None:
@@ -63,13 +102,14 @@ class Body(Module):
         self.rotary_emb = rope.module()
         self.layers = ModuleList(list(layers), start)
         if layout.last:
-            self.norm = RMSNorm(hidden_size, epsilon)
+            self.norm = ends.norm(hidden_size, epsilon)
+        self.ends = ends
 
     def forward(
         self, step: Step, past: Sequence[Sequence[ir.Value]], hidden: ir.Value | None
     ) -> tuple[ir.Value, list[list[ir.Value]]]:
         """From tokens, or from what the stage before made of them, to what the head or the next stage reads."""
-        x = self.embed_tokens(step, step.input_ids) if hidden is None else hidden
+        x = self.ends.embedded(step, self.embed_tokens(step, step.input_ids)) if hidden is None else hidden
         rotation, caches = self.rotary_emb(step), []
         for layer, entries in zip(self.layers, past, strict=True):
             x, cache = layer(step, x, rotation, entries)
@@ -89,10 +129,13 @@ class Decoder(Module):
         rope: Rope,
         *,
         tied: bool,
+        ends: Ends = PLAIN,
         layout: Layout = ONE_CARD,
         start: int = 0,
     ) -> None:
-        self.model = Body(vocabulary, hidden_size, epsilon, layers, rope, tied=tied, layout=layout, start=start)
+        self.model = Body(
+            vocabulary, hidden_size, epsilon, layers, rope, tied=tied, ends=ends, layout=layout, start=start
+        )
         if layout.last:
             share = layout.divided(vocabulary, "words of the vocabulary")
             self.lm_head: Module = TiedHead(self.model.embed_tokens) if tied else Linear(hidden_size, vocabulary, share)
@@ -148,7 +191,7 @@ class Decoder(Module):
         step = kind(graph, dtype, ids, positions, mask, sizes, self.layout)
         x, present = self.model(step, past, hidden)
         if self.layout.last:
-            words = step.gather(self.lm_head(step, x), "tp")  # [tokens, vocabulary]
+            words = self.model.ends.words(step, step.gather(self.lm_head(step, x), "tp"))  # [tokens, vocabulary]
             logits = graph.op.Reshape(words, step.shape("new", self.vocabulary))
             graph.output(logits, "logits", [batch, sizes.sequence, self.vocabulary])
         else:

@@ -30,8 +30,12 @@ class FullRankQuery(Module):
     def __init__(self, hidden_size: int, width: int, share: Share = WHOLE) -> None:
         self.q_proj = Linear(hidden_size, width, share)
 
-    def forward(self, step: Step, x: ir.Value) -> ir.Value:
-        return self.q_proj(step, x)
+    def compress(self, step: Step, x: ir.Value) -> ir.Value:
+        """What heads are made of: X itself."""
+        return x
+
+    def forward(self, step: Step, low: ir.Value) -> ir.Value:
+        return self.q_proj(step, low)
 
 
 class LowRankQuery(Module):
@@ -44,8 +48,12 @@ class LowRankQuery(Module):
         self.q_a_layernorm = RMSNorm(rank, LATENT_EPSILON)
         self.q_b_proj = Linear(rank, width, share)
 
-    def forward(self, step: Step, x: ir.Value) -> ir.Value:
-        return self.q_b_proj(step, self.q_a_layernorm(step, self.q_a_proj(step, x)))
+    def compress(self, step: Step, x: ir.Value) -> ir.Value:
+        """What heads are made of: [tokens, rank]."""
+        return self.q_a_layernorm(step, self.q_a_proj(step, x))
+
+    def forward(self, step: Step, low: ir.Value) -> ir.Value:
+        return self.q_b_proj(step, low)
 
 
 class Heads(Module):
@@ -71,7 +79,9 @@ class AbsorbedHeads(Heads):
         self.kv_b_proj_key = Parameter((self.heads, nope, latent), cut=cut_of((heads, nope, latent), *by_head))
         self.kv_b_proj_value = Parameter((self.heads, value, latent), cut=cut_of((heads, value, latent), *by_head))
 
-    def forward(self, step: Step, q_nope: ir.Value, q_rope: ir.Value, cache: ir.Value, scale: float) -> ir.Value:
+    def forward(
+        self, step: Step, q_nope: ir.Value, q_rope: ir.Value, cache: ir.Value, mask: ir.Value, scale: float
+    ) -> ir.Value:
         """q_nope [B, H, S, nope], q_rope [B, H, S, rope], cache [B, 1, T, latent + rope] → [B * S, H * value]."""
         graph, op, width = step.graph, step.graph.op, self.latent + self.rope
         q = op.Reshape(op.Transpose(q_nope, perm=[1, 0, 2, 3]), graph.ints(self.heads, -1, self.nope))  # [H, B*S, nope]
@@ -83,7 +93,7 @@ class AbsorbedHeads(Heads):
             q,
             cache,
             cache,
-            step.mask(None),
+            mask,
             heads=self.heads,
             groups=1,
             key_dim=width,
@@ -108,7 +118,9 @@ class ExpandedHeads(Heads):
         self.kv_b_proj_key = Parameter((self.heads * nope, latent), cut=cut_of((heads * nope, latent), *rows))
         self.kv_b_proj_value = Parameter((self.heads * value, latent), cut=cut_of((heads * value, latent), *rows))
 
-    def forward(self, step: Step, q_nope: ir.Value, q_rope: ir.Value, cache: ir.Value, scale: float) -> ir.Value:
+    def forward(
+        self, step: Step, q_nope: ir.Value, q_rope: ir.Value, cache: ir.Value, mask: ir.Value, scale: float
+    ) -> ir.Value:
         """q_nope [B, H, S, nope], q_rope [B, H, S, rope], cache [B, 1, T, latent + rope] → [B * S, H * value]."""
         graph, op = step.graph, step.graph.op
         latent, k_rope = op.Split(cache, graph.ints(self.latent, self.rope), axis=-1, outputs=2)
@@ -124,7 +136,7 @@ class ExpandedHeads(Heads):
             q,
             keys,
             values,
-            step.mask(None),
+            mask,
             heads=self.heads,
             groups=self.heads,
             key_dim=self.nope + self.rope,
@@ -137,6 +149,8 @@ class ExpandedHeads(Heads):
 
 class LatentAttention(Module):
     """Projections, rotation and the latent cache; `mixer` is the form in which heads meet it."""
+
+    kind = "latent"
 
     def __init__(
         self,
@@ -152,14 +166,15 @@ class LatentAttention(Module):
         self.kv_a_layernorm = RMSNorm(mixer.latent, LATENT_EPSILON)
         self.o_proj = linear(mixer.all_heads * mixer.value, hidden_size, bias, columns=mixer.share)
         self.scale, self.interleaved = scale, int(interleaved)
-        self.cache = (CacheEntry("latent", 1, mixer.latent + mixer.rope),)
+        self.cache: tuple[CacheEntry, ...] = (CacheEntry("latent", 1, mixer.latent + mixer.rope),)
 
     def forward(
         self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
         """X [tokens, hidden_size] → the same shape, and the latent cache with the new tokens in it."""
         graph, op, sizes = step.graph, step.graph.op, self.mixer
-        q = step.split_heads(self.query(step, x), sizes.heads, sizes.nope + sizes.rope)
+        low = self.query.compress(step, x)
+        q = step.split_heads(self.query(step, low), sizes.heads, sizes.nope + sizes.rope)
         q_nope, q_rope = op.Split(q, graph.ints(sizes.nope, sizes.rope), axis=-1, outputs=2)
         q_rope = ROTARY_EMBEDDING(
             graph, q_rope, rotation.cos, rotation.sin, interleaved=self.interleaved, dim=sizes.rope
@@ -173,4 +188,11 @@ class LatentAttention(Module):
             graph, k_rope, rotation.cos, rotation.sin, interleaved=self.interleaved, dim=sizes.rope
         )
         cache = step.update(past[0], op.Concat(latent, k_rope, axis=-1))  # [B, 1, T, latent + rope]
-        return self.o_proj(step, self.mixer(step, q_nope, q_rope, cache, self.scale)), [cache]
+        mask, more = self.seen(step, x, low, rotation, past)
+        return self.o_proj(step, self.mixer(step, q_nope, q_rope, cache, mask, self.scale)), [cache, *more]
+
+    def seen(
+        self, step: Step, x: ir.Value, low: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
+        """Who sees whom, and what of the cache stands behind the latent."""
+        return step.mask(None), []

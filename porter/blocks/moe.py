@@ -7,9 +7,9 @@ import onnx_ir as ir
 from porter.blocks.mlp import GatedMLP
 from porter.blocks.module import Module, Parameter
 from porter.blocks.step import Step
-from porter.dialect import EXPERTS, ROUTE
+from porter.dialect import BIASED_EXPERTS, EXPERTS, ROUTE
 from porter.graph import cast
-from porter.layout import ONE_CARD, WHOLE, Layout, cut_of
+from porter.layout import ONE_CARD, WHOLE, Indivisible, Layout, cut_of
 
 
 class Router(Module):
@@ -81,6 +81,59 @@ class BiasedRouter(Float32Router):
         return self.route(step, self.logits(step, x), self.e_score_correction_bias.value(step.graph, step.dtype))
 
 
+class NormedFloat32Router(Float32Router):
+    """Softmax scores in float32, those of the chosen experts made to sum to one (Hunyuan)."""
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int) -> None:
+        super().__init__(hidden_size, experts, top_k, 1.0)
+        self.rule |= {"normalize": 1}
+
+
+class OpenRouter(Router):
+    """Logits with a bias of their own; the softmax is over those of the chosen experts (GPT-OSS), which is the one over
+    all made to sum to one.
+    """
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int) -> None:
+        super().__init__(hidden_size, experts, top_k, normalize=True)
+        self.bias = Parameter((experts,))
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        graph, op = step.graph, step.graph.op
+        logits = op.Gemm(x, self.weight.value(graph, step.dtype), transB=1)
+        logits = op.Add(logits, self.bias.value(graph, step.dtype))
+        return self.route(step, cast(graph, logits, ir.DataType.FLOAT), None)
+
+
+class BiasedSoftmaxRouter(Float32Router):
+    """ERNIE 4.5 (its report, section 2.1): softmax scores that a correction bias steers, as DeepSeek-V3's; weights
+    divided by their sum, and by `least` where that is more.
+    """
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int, least: float) -> None:
+        super().__init__(hidden_size, experts, top_k, 1.0)
+        self.e_score_correction_bias = Parameter((experts,), storage="float32", learned=False)
+        self.rule |= {"normalize": 1, "least": least}
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        return self.route(step, self.logits(step, x), self.e_score_correction_bias.value(step.graph, step.dtype))
+
+
+class BiasedSigmoidRouter(Router):
+    """MiniMax-M2: logits at the port's dtype, sigmoid scores, a correction bias that steers the choice only."""
+
+    def __init__(self, hidden_size: int, experts: int, top_k: int) -> None:
+        super().__init__(hidden_size, experts, top_k, normalize=True)
+        self.e_score_correction_bias = Parameter((experts,), storage="float32", learned=False)
+        self.rule |= {"scoring": "sigmoid"}
+
+    def forward(self, step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        graph = step.graph
+        logits = graph.op.Gemm(x, self.weight.value(graph, step.dtype), transB=1)
+        bias = self.e_score_correction_bias.value(graph, step.dtype)
+        return self.route(step, cast(graph, logits, ir.DataType.FLOAT), bias)
+
+
 class Experts(Module):
     """All routed experts of a layer: gate_up_proj [E, 2F, D] (gate rows above up rows), down_proj [E, D, F].
 
@@ -119,10 +172,41 @@ class Experts(Module):
         return EXPERTS(graph, *inputs, **rule)
 
 
+class BiasedExperts(Module):
+    """Experts whose maps lie with their inputs first and have biases, gates and ups in turn; on one card only."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        experts: int,
+        top_k: int,
+        *,
+        alpha: float,
+        limit: float,
+        layout: Layout = ONE_CARD,
+    ) -> None:
+        if layout.tp * layout.ep > 1:
+            raise Indivisible("experts with biases are not divided over cards", "leave out --tp and --ep")
+        self.gate_up_proj = Parameter((experts, hidden_size, 2 * intermediate_size))
+        self.gate_up_proj_bias = Parameter((experts, 2 * intermediate_size))
+        self.down_proj = Parameter((experts, intermediate_size, hidden_size))
+        self.down_proj_bias = Parameter((experts, hidden_size))
+        self.count, self.top_k = experts, top_k
+        self.rule: dict[str, float] = {"top_k": top_k, "alpha": alpha, "limit": limit}
+
+    def forward(self, step: Step, x: ir.Value, weights: ir.Value, experts: ir.Value) -> ir.Value:
+        parts = (self.gate_up_proj, self.gate_up_proj_bias, self.down_proj, self.down_proj_bias)
+        tokens = step.sizes.tokens
+        few = None if tokens is None else int(tokens * self.top_k <= self.count)
+        values = (part.value(step.graph, step.dtype) for part in parts)
+        return BIASED_EXPERTS(step.graph, x, weights, experts, *values, **self.rule, few=few)
+
+
 class MixtureOfExperts(Module):
     """Each token through the experts that its router chose."""
 
-    def __init__(self, gate: Router, experts: Experts) -> None:
+    def __init__(self, gate: Router, experts: Experts | BiasedExperts) -> None:
         self.gate, self.experts = gate, experts
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
@@ -132,6 +216,31 @@ class MixtureOfExperts(Module):
         """What the experts of this card add."""
         weights, experts = self.gate(step, x)
         return self.experts(step, x, weights, experts)
+
+
+class Opinion(Module):
+    """How much of something each token takes: the sigmoid of x · weight, [tokens, 1]."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self.weight = Parameter((1, hidden_size))
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        op = step.graph.op
+        return op.Sigmoid(op.Gemm(x, self.weight.value(step.graph, step.dtype), transB=1))
+
+
+class GatedSharedMixtureOfExperts(MixtureOfExperts):
+    """With an expert that sees every token, of which each takes a share (Qwen2-MoE)."""
+
+    def __init__(self, gate: Router, experts: Experts, shared: GatedMLP, hidden_size: int) -> None:
+        super().__init__(gate, experts)
+        self.shared_expert = shared
+        self.shared_expert_gate = Opinion(hidden_size)
+
+    def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        op = step.graph.op
+        shared = op.Mul(self.shared_expert_gate(step, x), self.shared_expert(step, x))
+        return op.Add(super().forward(step, x), shared)
 
 
 class SharedMixtureOfExperts(MixtureOfExperts):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from porter.blocks.module import Module, Parameter
 from porter.blocks.step import Step
+from porter.dialect import ROTARY_EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Rope:
         """The positions at which the rotation changes its rule, or ends."""
         return (self.max_positions,)
 
-    def module(self) -> RotaryTables | DynamicRotation:
+    def module(self) -> Any:
         """The part of a graph that turns position_ids into this rotation."""
         return RotaryTables(self)
 
@@ -140,6 +142,16 @@ class Rotation:
 
     cos: ir.Value
     sin: ir.Value
+    dim: int
+
+    def turn(self, step: Step, x: ir.Value, width: int, *, interleaved: int = 0) -> ir.Value:
+        """X [batch, heads, sequence, width] with its first `dim` features turned; those behind them stay."""
+        graph, op = step.graph, step.graph.op
+        if width == self.dim:
+            return ROTARY_EMBEDDING(graph, x, self.cos, self.sin, interleaved=interleaved, dim=self.dim)
+        front, rest = op.Split(x, graph.ints(self.dim, width - self.dim), axis=-1, outputs=2)
+        front = ROTARY_EMBEDDING(graph, front, self.cos, self.sin, interleaved=interleaved, dim=self.dim)
+        return op.Concat(front, rest, axis=-1)
 
 
 class RotaryTables(Module):
@@ -155,9 +167,14 @@ class RotaryTables(Module):
 
     def forward(self, step: Step) -> Rotation:
         op, axis = step.graph.op, step.graph.ints(1)
-        rows = [op.Gather(t.value(step.graph, step.dtype), step.position_ids, axis=0) for t in (self.cos, self.sin)]
+        places = self.rows(step)
+        rows = [op.Gather(t.value(step.graph, step.dtype), places, axis=0) for t in (self.cos, self.sin)]
         cos, sin = (op.Unsqueeze(r, axis) for r in rows)  # [batch, sequence, R/2] → [batch, 1, sequence, R/2]
-        return _named(self, Rotation(cos, sin))
+        return _named(self, Rotation(cos, sin, self.rope.dim))
+
+    def rows(self, step: Step) -> ir.Value:
+        """The row of each new token, [batch, sequence]."""
+        return step.position_ids
 
 
 def _table(rope: Rope, wave: np.ufunc) -> np.ndarray:
@@ -204,7 +221,7 @@ class DynamicRotation(Module):
         cos = op.Sub(_f32(step, 1.0), op.Mul(two, op.Mul(sin_half, sin_half)))
         if step.dtype != ir.DataType.FLOAT:
             sin, cos = op.Cast(sin, to=step.dtype), op.Cast(cos, to=step.dtype)
-        return _named(self, Rotation(cos, sin))
+        return _named(self, Rotation(cos, sin, rope.dim))
 
 
 def _named(module: Module, rotation: Rotation) -> Rotation:

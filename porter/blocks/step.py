@@ -9,7 +9,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from porter.dialect import ALL_GATHER, ALL_REDUCE, CACHE_UPDATE, CACHE_WRITE
-from porter.graph import Graph
+from porter.graph import Graph, cast
 from porter.layout import ONE_CARD, Layout
 from porter.shape import GROWING, Sizes
 
@@ -29,6 +29,7 @@ class Step(ABC):
     attention_mask: ir.Value  # [batch, total], total the places of the cache behind this pass
     sizes: Sizes = GROWING[0].sizes
     layout: Layout = ONE_CARD
+    chosen: ir.Value | None = None  # who sees whom, as the last indexer says: bool [batch, 1, sequence, total]
     _shapes: dict[tuple[Tokens, tuple[int, ...]], ir.Value] = field(default_factory=dict)
     _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
@@ -46,6 +47,11 @@ class Step(ABC):
         """[…, width] of each card of a group → [..., width * cards]; itself where there is one card."""
         size = len(self.layout.group(group))
         return ALL_GATHER(self.graph, x, group=group, size=size) if size > 1 else x
+
+    def times(self, x: ir.Value, factor: float) -> ir.Value:
+        """X times a number, in float32 and rounded once: the number itself, rounded to a narrow dtype, were another."""
+        wide = cast(self.graph, x, ir.DataType.FLOAT)
+        return cast(self.graph, self.graph.op.Mul(wide, self.graph.constant(factor, ir.DataType.FLOAT)), self.dtype)
 
     def split_heads(self, x: ir.Value, heads: int, width: int) -> ir.Value:
         """[batch * sequence, heads * width] → [batch, heads, sequence, width]."""

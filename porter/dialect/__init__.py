@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from porter.dialect.attention import ATTENTION
+from porter.dialect.attention import ATTENTION, CAPPED_ATTENTION, SINK_ATTENTION
+from porter.dialect.biased_experts import BIASED_EXPERTS
 from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
+from porter.dialect.choose import CHOOSE
 from porter.dialect.collective import ALL_GATHER, ALL_REDUCE, COLLECTIVES
 from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.experts import EXPERTS
@@ -12,7 +14,7 @@ from porter.dialect.linear import QUANTIZED_LINEAR
 from porter.dialect.norm import RMS_NORM
 from porter.dialect.rotary import ROTARY_EMBEDDING
 from porter.dialect.route import ROUTE
-from porter.dialect.swiglu import SWIGLU
+from porter.dialect.swiglu import CLAMPED_SWIGLU, SWIGLU
 
 FUNCTIONS: dict[str, Function] = {
     f.name: f
@@ -20,14 +22,19 @@ FUNCTIONS: dict[str, Function] = {
         ALL_GATHER,
         ALL_REDUCE,
         ATTENTION,
+        BIASED_EXPERTS,
         CACHE_UPDATE,
         CACHE_WRITE,
+        CHOOSE,
+        CLAMPED_SWIGLU,
+        CAPPED_ATTENTION,
         DEQUANTIZE,
         EXPERTS,
         QUANTIZED_LINEAR,
         RMS_NORM,
         ROTARY_EMBEDDING,
         ROUTE,
+        SINK_ATTENTION,
         SWIGLU,
     )
 }
@@ -36,8 +43,12 @@ __all__ = [
     "ALL_GATHER",
     "ALL_REDUCE",
     "ATTENTION",
+    "BIASED_EXPERTS",
     "CACHE_UPDATE",
     "CACHE_WRITE",
+    "CAPPED_ATTENTION",
+    "CHOOSE",
+    "CLAMPED_SWIGLU",
     "COLLECTIVES",
     "DEQUANTIZE",
     "EXPERTS",
@@ -46,6 +57,7 @@ __all__ = [
     "RMS_NORM",
     "ROTARY_EMBEDDING",
     "ROUTE",
+    "SINK_ATTENTION",
     "SWIGLU",
     "Body",
     "Function",

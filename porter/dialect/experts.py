@@ -49,12 +49,12 @@ class Stack:
         return cast(graph, DEQUANTIZE(graph, *parts, bits=self.bits, block=self.block, shape=shape), self.dtype)
 
 
-def _open(attributes: Mapping[str, Any]) -> bool:
+def when_open(attributes: Mapping[str, Any]) -> bool:
     """Whether the number of tokens shows in a call only."""
     return attributes.get("few") is None
 
 
-@function("Experts", needs=("Loop", "NonZero"), when=_open)
+@function("Experts", needs=("Loop", "NonZero"), when=when_open)
 def EXPERTS(
     graph: Graph,
     x: ir.Value,
@@ -82,7 +82,7 @@ def EXPERTS(
     scales = (gate_up_scale, gate_up_zero_point, down_scale, down_zero_point)
     first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
     experts = _here(graph, experts, offset)
-    active = _active(graph, experts, width(gate_up, 0))
+    active = active_experts(graph, experts, width(gate_up, 0))
     rounds = op.Squeeze(op.Shape(active))
     start = cast(
         graph, op.ConstantOfShape(op.Shape(x), value=ir.tensor([0.0], dtype=ir.DataType.FLOAT)), element_type(x)
@@ -112,7 +112,7 @@ def EXPERTS(
     return op.Loop(rounds, graph.constant(True, ir.DataType.BOOL), start, body=body, outputs=1)
 
 
-@EXPERTS.alternative("If", when=_open)
+@EXPERTS.alternative("If", when=when_open)
 def gather_few_else_all(
     graph: Graph,
     x: ir.Value,
@@ -226,7 +226,7 @@ def _within(graph: Graph, experts: ir.Value, weights: ir.Value, count: int) -> t
     return op.Where(mine, experts, zero), op.Where(mine, weights, graph.constant(0.0, ir.DataType.FLOAT))
 
 
-def _active(graph: Graph, experts: ir.Value, count: int) -> ir.Value:
+def active_experts(graph: Graph, experts: ir.Value, count: int) -> ir.Value:
     """The experts that any token chose, ascending: int64 [A]."""
     op = graph.op
     numbers = graph.constant([[n] for n in range(count)], ir.DataType.INT64)  # [E, 1]

@@ -27,6 +27,7 @@ class Rule:
     groups: int
     top_groups: int
     group_score: str
+    least: float
 
     def scores(self, graph: Graph, logits: ir.Value, bias: ir.Value | None) -> tuple[ir.Value, ir.Value]:
         """The scores of all experts [T, E], and what they are chosen by."""
@@ -39,6 +40,7 @@ class Rule:
         op = graph.op
         if self.normalize:
             total = op.ReduceSum(chosen, graph.ints(-1), keepdims=1)
+            total = op.Max(total, _f32(graph, self.least)) if self.least else total
             chosen = op.Div(chosen, op.Add(total, _f32(graph, self.epsilon)) if self.epsilon else total)
         return op.Mul(chosen, _f32(graph, self.scale)) if self.scale != 1.0 else chosen
 
@@ -68,12 +70,13 @@ def ROUTE(
     groups: int = 1,
     top_groups: int = 1,
     group_score: str = "",
+    least: float = 0.0,
 ) -> tuple[ir.Value, ir.Value]:
     """Scores by `scoring`; the bias steers the choice only; weights are the scores of the chosen experts, divided by
-    their sum + epsilon where `normalize`, times `scale`.
+    their sum (or `least`, if that is more) + epsilon where `normalize`, times `scale`.
     """
     op = graph.op
-    rule = Rule(experts, scoring, top_k, normalize, scale, epsilon, groups, top_groups, group_score)
+    rule = Rule(experts, scoring, top_k, normalize, scale, epsilon, groups, top_groups, group_score, least)
     scores, choice = rule.scores(graph, logits, bias)
     if groups > 1:
         choice = _within_best_groups(graph, choice, rule)

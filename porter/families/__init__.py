@@ -25,7 +25,9 @@ class Family:
     """What a family file declares: MODEL_TYPES, Config and network; the rest where it differs from the common case.
 
     `forms` are the forms of attention that it can be built in (empty where there is one only), the first the default.
-    `original_cache` turns transformers' cache of a layer (keys, values) into the port's cache entries, in order.
+    `original_cache` turns transformers' cache of a layer (keys, values, and what else it has) into the port's cache
+    entries, in order.
+    `original` is the model_type of the class that transformers has for it, where that is not its own.
     """
 
     name: str
@@ -35,7 +37,8 @@ class Family:
     weights: Callable[[Any], tuple[Rule, ...]]
     drops: Callable[[Any], tuple[Drop, ...]]
     forms: tuple[str, ...]
-    original_cache: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+    original_cache: Callable[..., tuple[np.ndarray, ...]]
+    original: str | None
 
     def read(self, raw: Mapping[str, Any]) -> DecoderConfig:
         """The family's config out of a parsed config.json."""
@@ -67,8 +70,15 @@ def families() -> Mapping[str, Family]:
                 drops=getattr(module, "drops", common_drops),
                 forms=getattr(module, "FORMS", ()),
                 original_cache=getattr(module, "original_cache", keys_and_values),
+                original=getattr(module, "ORIGINAL", None),
             )
     return found
+
+
+def original_type(raw: Mapping[str, Any]) -> str | None:
+    """The model_type of transformers' class for a config.json, where it is another than the one there."""
+    found = (f.original for f in families().values() if raw.get("model_type") in f.model_types)
+    return next(found, None)
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from porter.blocks.decoder import Decoder, DecoderLayer
+from porter.blocks.decoder import PLAIN, Decoder, DecoderLayer, Ends
+from porter.blocks.rope import Rope
 from porter.errors import FamilyError
 from porter.families._config import DecoderConfig
 from porter.families._rope import rope_of
@@ -24,16 +25,23 @@ def common_drops(config: DecoderConfig) -> tuple[Drop, ...]:
 
 
 def decoder(
-    config: DecoderConfig, layers: Sequence[DecoderLayer], *, rotated: int, layout: Layout = ONE_CARD
+    config: DecoderConfig,
+    layers: Sequence[DecoderLayer],
+    *,
+    rotated: int,
+    rope: Rope | None = None,
+    ends: Ends = PLAIN,
+    layout: Layout = ONE_CARD,
 ) -> Decoder:
-    """The model around the layers of this rank; RoPE turns `rotated` features of each head."""
+    """The model around the layers of this rank; RoPE turns `rotated` features of each head, by `rope` where given."""
     return Decoder(
         config.vocab_size,
         config.hidden_size,
         config.rms_norm_eps,
         list(layers),
-        rope_of(config, rotated),
+        rope or rope_of(config, rotated),
         tied=config.tie_word_embeddings,
+        ends=ends,
         layout=layout,
         start=layout.layers(config.num_hidden_layers).start,
     )
@@ -42,6 +50,22 @@ def decoder(
 def own_names(config: DecoderConfig) -> tuple[Rule, ...]:
     """No rules: every weight has its own name on disk."""
     return ()
+
+
+def renamed(target: str, source: str, *shape: int) -> Rule:
+    """A weight whose name on disk is another than in the network."""
+    return Rule(target, ((Piece(source, shape),),))
+
+
+def fused(source: str, width: int, **parts: int) -> tuple[Rule, ...]:
+    """Projections that lie on disk below one another: by target, how many rows each has of `width` numbers."""
+    shape, rules, start = (sum(parts.values()), width), [], 0
+    front = source.rpartition(".")[0]
+    for name, rows in parts.items():
+        piece = Piece(f"{source}.weight", shape, start, start + rows)
+        rules.append(Rule(f"{front}.{name}.weight", ((piece,),)))
+        start += rows
+    return tuple(rules)
 
 
 def keys_and_values(config: DecoderConfig, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -73,15 +97,14 @@ class WindowedConfig(DecoderConfig):
         """The sliding window that is in use."""
         return self.sliding_window
 
-    @property
-    def first_windowed(self) -> int:
-        """The first layer with a window, where `layer_types` does not say."""
-        return 0
+    def windowed(self, layer: int) -> bool:
+        """Whether a layer has the window, where `layer_types` does not say."""
+        return True
 
     def window_of_layer(self, layer: int) -> int | None:
         """The sliding window of a layer, None where it sees everything."""
         kinds = self.layer_types
-        within = layer >= self.first_windowed if kinds is None else kinds[layer] == "sliding_attention"
+        within = self.windowed(layer) if kinds is None else kinds[layer] == "sliding_attention"
         return self.window if within else None
 
 
@@ -96,9 +119,8 @@ class UpperWindowedConfig(WindowedConfig):
     def window(self) -> int | None:
         return self.sliding_window if self.use_sliding_window else None
 
-    @property
-    def first_windowed(self) -> int:
-        return self.max_window_layers
+    def windowed(self, layer: int) -> bool:
+        return layer >= self.max_window_layers
 
 
 def stacked_experts(

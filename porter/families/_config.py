@@ -23,6 +23,8 @@ MOST = dict.fromkeys(  # of what a graph or a binding has one part each for
         "num_experts",
         "n_routed_experts",
         "n_shared_experts",
+        "moe_num_experts",
+        "moe_num_shared_experts",
     ),
     4096,
 )
@@ -53,12 +55,15 @@ class DecoderConfig:
     is_causal: bool = True
 
     default_theta: typing.ClassVar[float] = 10000.0
+    activations: typing.ClassVar[tuple[str, ...]] = ("silu", "swish")  # two names of one function
+    turns_parts: typing.ClassVar[bool] = False  # whether `partial_rotary_factor` may leave features of a head unturned
     example: typing.ClassVar[Mapping[str, Any]] = {}  # what transformers' defaults leave out and every model says
+    zeros: typing.ClassVar[frozenset[str]] = frozenset()  # fields in which a 0 stands for none
     aliases: typing.ClassVar[Mapping[str, str]] = {}  # transformers' other names for fields: alias → field
 
     def check(self) -> None:
         """Refuses what does not fit together; a family extends it."""
-        self.only("hidden_act", "silu", "swish")  # two names of one function
+        self.only("hidden_act", *self.activations)
         self.only("is_causal", True)
         self.divides("num_key_value_heads", "num_attention_heads")
         if self.per_layer_config:
@@ -87,6 +92,12 @@ class DecoderConfig:
                 "compare the config with the model's release",
             )
 
+    def above_zero(self, *names: str) -> None:
+        """Refuses a zero where something is divided by it; None is as good as absent."""
+        for name in names:
+            if getattr(self, name) == 0:
+                raise FamilyError(f"config.json: {name} is {getattr(self, name)}", "it must lie above zero")
+
     def only(self, name: str, *values: object) -> None:
         """Refuses a value of a field that the family does not implement."""
         value = getattr(self, name)
@@ -113,7 +124,7 @@ def read_config(cls: type[C], raw: Mapping[str, Any]) -> C:
     for name, field in spellings:
         if name not in raw:
             continue
-        value = _checked(name, raw[name], hints[field])
+        value = _checked(name, raw[name], hints[field], least=_least(cls, name))
         if given.setdefault(field, value) != value:
             message = f"config.json: {name} is {value}, but {field}, which means the same, is {given[field]}"
             raise FamilyError(message, "compare the config with the model's release")
@@ -122,7 +133,11 @@ def read_config(cls: type[C], raw: Mapping[str, Any]) -> C:
     return config
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
+def _least(cls: type[DecoderConfig], name: str) -> int:
+    return -1 if name in LESS_IS_MEANT else int(name not in ZERO_IS_MEANT | cls.zeros)
+
+
+def _checked(name: str, value: Any, hint: Any, *, least: int) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kinds = {typing.get_origin(a) or a: typing.get_args(a) for a in allowed}
     if float in kinds and type(value) is int:
@@ -133,7 +148,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             f"config.json: {name} is {reprlib.repr(value)}, not {names}", "compare the config with the model's release"
         )
     if type(value) is int:
-        least, most = int(name not in ZERO_IS_MEANT), MOST.get(name, LARGEST)
+        most = MOST.get(name, LARGEST)
         if not least <= value <= most:
             raise FamilyError(
                 f"config.json: {name} is {reprlib.repr(value)}", f"it must lie between {least} and {most}"
@@ -147,4 +162,11 @@ def _kind_name(kind: type, arguments: tuple[Any, ...]) -> str:
     return f"list of {arguments[0].__name__}" if kind is list else kind.__name__
 
 
-ZERO_IS_MEANT = {"first_k_dense_replace", "num_nextn_predict_layers", "max_window_layers", "n_group", "topk_group"}
+ZERO_IS_MEANT = {
+    "first_k_dense_replace",
+    "num_nextn_predict_layers",
+    "max_window_layers",
+    "n_group",
+    "topk_group",
+}
+LESS_IS_MEANT = {"moe_layer_end_index"}  # -1, for the last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import reprlib
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from porter.blocks.rope import DynamicRope, LinearRope, Llama3Rope, Rope, YarnRope
+from porter.blocks.rope_kinds import LocalRope, LongRope
 from porter.errors import FamilyError, known_names
 from porter.families._config import LARGEST, DecoderConfig
 
@@ -26,7 +28,7 @@ def rope_of(config: DecoderConfig, dim: int) -> Rope:
     given = _given(config)
     kind = given.get("rope_type", given.get("type", "default"))
     partial = given.get("partial_rotary_factor", config.partial_rotary_factor)
-    if partial not in (None, 1, 1.0):
+    if partial not in (None, 1, 1.0) and not config.turns_parts:
         message = f"config.json: partial_rotary_factor is {reprlib.repr(partial)}"
         raise FamilyError(message, f"{config.model_type} rotates whole heads only")
     if dim % 2 or dim > MOST_FEATURES:
@@ -46,6 +48,18 @@ def rope_of(config: DecoderConfig, dim: int) -> Rope:
     rope = ROPE_KINDS[kind](plain, given, config)
     _check_rope(rope, kind)
     return rope
+
+
+def rotated_part(config: DecoderConfig, head_dim: int, default: float | None = None) -> int:
+    """How many features of a head are turned: as `partial_rotary_factor` says in a family that has it, or `default`."""
+    own = default if config.partial_rotary_factor is None else config.partial_rotary_factor
+    given = _given(config).get("partial_rotary_factor", own)
+    factor = _number(given, "partial_rotary_factor")
+    turned = head_dim if factor is None else int(head_dim * factor)
+    if not 0 < turned <= head_dim:
+        message = f"config.json: partial_rotary_factor is {reprlib.repr(given)}, with heads of {head_dim} features"
+        raise FamilyError(message, "it must turn two features at least, and at most all")
+    return turned
 
 
 def _given(config: DecoderConfig) -> dict[str, Any]:
@@ -123,7 +137,67 @@ def _yarn(plain: dict[str, Any], given: dict[str, Any], config: DecoderConfig) -
     )
 
 
-ROPE_KINDS = {"default": _default, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
+def _longrope(plain: dict[str, Any], given: dict[str, Any], config: DecoderConfig) -> Rope:
+    trained = _trained_length(given, config)
+    short, long = (_factors(given, name, plain["dim"] // 2) for name in ("short_factor", "long_factor"))
+    return LongRope(
+        **plain,
+        short=short,
+        long=long,
+        original_max_positions=trained,
+        factor=_number(given.get("factor"), "factor") or config.max_position_embeddings / trained,
+        explicit_attention_factor=_number(given.get("attention_factor"), "attention_factor"),
+    )
+
+
+def _factors(given: dict[str, Any], name: str, count: int) -> tuple[float, ...]:
+    """One number above zero for each frequency."""
+    values = given.get(name)
+    if not isinstance(values, list) or len(values) != count or not all(_number(v, name) for v in values):
+        message = f"config.json: the RoPE parameters' {name} is {reprlib.repr(values)}"
+        raise FamilyError(message, f"it must be a list of {count} numbers above zero, one for each frequency")
+    return tuple(float(v) for v in values)
+
+
+ROPE_KINDS = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+}
+
+
+def stretched_rope_of(config: DecoderConfig, dim: int) -> Rope:
+    """The same, where "dynamic" with an `alpha` means a base stretched once and for all (Hunyuan)."""
+    rope, alpha = rope_of(config, dim), _number(_given(config).get("alpha"), "alpha")
+    if not isinstance(rope, DynamicRope) or not alpha:
+        return rope
+    stretched = Rope(dim, rope.theta * alpha ** (dim / (dim - 2)), rope.max_positions)
+    _check_rope(stretched, "dynamic")
+    return stretched
+
+
+def local_rope_of(config: DecoderConfig, dim: int, local_theta: float) -> LocalRope:
+    """The two rotations of a config whose `rope_parameters` tell layers within a window from those that see everything;
+    `rope_scaling` and `rope_theta` are about the latter.
+    """
+    kinds = ("full_attention", "sliding_attention")
+    nested = config.rope_parameters or {}
+    if not set(nested) <= set(kinds) or not all(isinstance(value, dict | None) for value in nested.values()):
+        message = f"config.json: rope_parameters is {reprlib.repr(nested)}"
+        raise FamilyError(message, f"{config.model_type} has parameters for {' and '.join(kinds)}")
+    whole_given, local_given = (dict(nested.get(kind) or {}) for kind in kinds)
+    whole_given |= config.rope_scaling or {}
+    whole = rope_of(dataclasses.replace(config, rope_scaling=whole_given, rope_parameters=None), dim)
+    given = {"rope_scaling": local_given, "rope_parameters": None, "rope_theta": local_theta}
+    local = rope_of(dataclasses.replace(config, **given), dim)
+    if type(local) is not Rope:
+        message = "config.json: rope_parameters scales the rotation of sliding_attention"
+        raise FamilyError(message, f"{config.model_type} is known with a plain one there")
+    longest = max(whole.positions(), whole.max_positions)
+    return LocalRope(dim, whole.theta, whole.max_positions, whole, dataclasses.replace(local, max_positions=longest))
 
 
 def softmax_mscale(config: DecoderConfig) -> float:

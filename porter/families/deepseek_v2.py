@@ -8,10 +8,10 @@ from typing import ClassVar
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, Float32Router, SharedMixtureOfExperts
-from porter.families import _latent
-from porter.families._common import common_drops, decoder, stacked_experts
+from porter.families import _latent, _routed
+from porter.families._common import decoder
 from porter.layout import ONE_CARD, Layout
-from porter.weights import Drop, Rule
+from porter.weights import Rule
 
 MODEL_TYPES = ("deepseek_v2",)
 FORMS = _latent.FORMS
@@ -47,9 +47,7 @@ def network(config: Config, layout: Layout = ONE_CARD, form: str = "absorbed") -
             config.hidden_size,
             config.rms_norm_eps,
             _latent.attention(config, form, interleaved=True, layout=layout),
-            _experts(config, layout)
-            if n >= config.first_k_dense_replace
-            else _dense(config, config.intermediate_size, layout),
+            _experts(config, layout) if config.routed(n) else _dense(config, config.intermediate_size, layout),
         )
         for n in layout.layers(config.num_hidden_layers)
     ]
@@ -72,14 +70,8 @@ def _dense(config: Config, intermediate_size: int, layout: Layout, *, open: bool
 
 def weights(config: Config) -> tuple[Rule, ...]:
     """kv_b_proj in its two parts; experts one tensor each on disk, or fused."""
-    sizes = (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size)
-    experts = stacked_experts("mlp", *sizes, gate="gate_proj", up="up_proj", down="down_proj")
-    return (*_latent.split_kv_b(config), *experts)
+    return (*_latent.split_kv_b(config), *_routed.weights(config))
 
 
-def drops(config: Config) -> tuple[Drop, ...]:
-    """Multi-token prediction, beyond what any decoder may carry."""
-    return (*common_drops(config), *_latent.dropped_prediction_layers(config))
-
-
+drops = _routed.drops
 original_cache = _latent.latent_and_rope

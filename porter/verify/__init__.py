@@ -168,6 +168,9 @@ def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stage
     count, notes = model.config.num_hidden_layers, []
     only = None if layers is None else parse_layers(layers, count)
     stages = plan_stages(model, None if memory is None else parse_size(memory), only)
+    if model.family.original:
+        kind, its = model.config.model_type, model.family.original
+        notes.append(f"transformers has no class for {kind}: the original is run as the {its} that it is a copy of")
     if only is not None:
         left = count - len(stages.layers)
         notes.append(f"a SLICE: layers {layers} were run, one behind the other; nothing is said of {left} others")
@@ -275,6 +278,6 @@ def _broken(error: Exception) -> Check:
     return Check("calls that the port fails", 1, 0, "fail", str(error))
 
 
-def _entries(model: Model) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]:
+def _entries(model: Model) -> Callable[..., tuple[np.ndarray, ...]]:
     """How the cache of this model's original looks in a port."""
-    return lambda keys, values: model.family.original_cache(model.config, keys, values)
+    return lambda *kept: model.family.original_cache(model.config, *kept)

@@ -26,7 +26,7 @@ from porter.verify.prompts import Prompts
 from porter.verify.runs import PortRun, PortTrace
 from porter.verify.variants import legal
 
-ToEntries = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+ToEntries = Callable[..., tuple[np.ndarray, ...]]
 Key = tuple[str, str]  # a quantity, and the layer or cache entry where it was measured
 Values = dict[Key, np.ndarray]  # [prompts, numbers of each]
 
@@ -134,7 +134,7 @@ def _of_variants(
     routes where it does the port's.
     """
     found = {}
-    for name, run in legal(parties.own.stages).items():
+    for name, run in legal(parties.own).items():
         trace = run(parties.own, ids)
         exact = of_own
         if follow:
@@ -169,6 +169,6 @@ def _of_original(trace: Trace, cache_names: Sequence[str], to_entries: ToEntries
     found: Values = {("logits", ""): trace.logits}
     found |= {("layers", str(n)): values for n, values in trace.layers.items()}
     found |= {("router", str(n)): values for n, values in trace.router_logits.items()}
-    entries = (entry for keys, values in trace.cache.values() for entry in to_entries(keys, values))
+    entries = (entry for kept in trace.cache.values() for entry in to_entries(*kept))
     found |= {("cache", name): entry for name, entry in zip(cache_names, entries, strict=True)}
     return {key: values.reshape(len(trace.logits), -1) for key, values in found.items()}

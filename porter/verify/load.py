@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from porter.errors import ParityError
+from porter.families import original_type
 from porter.verify.dequantise import dequantise
 from porter.verify.precision import Precision, arithmetic
 from porter.verify.stages import LAYER, Stage
@@ -35,6 +36,16 @@ class Stored:
         self._files = drop_unused(tensor_files(folder), self.config.num_hidden_layers, predictors)
         # Taken out, so that the model has plain weights:
         self._quantisation = self.config.__dict__.pop("quantization_config", None)
+
+    @property
+    def has_sdpa(self) -> bool:
+        """Whether transformers has this model with PyTorch's own attention, too."""
+        return bool(self.kind._supports_sdpa)
+
+    @property
+    def kind(self) -> Any:
+        """The class that transformers has for it."""
+        return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
 
     def read(self, wanted: Callable[[str], bool] = lambda name: True) -> Tensors:
         """Tensors by their names; what is quantised is multiplied out, the rest as it is stored."""
@@ -86,7 +97,7 @@ def build_model(stored: Stored, precision: Precision, override: Override, stage:
 
     It would fill a missing one with random numbers and go on, so what it reports is an error here.
     """
-    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(stored.config)]
+    kind = stored.kind
     if stage is None:
         return _build(kind, stored.config, stored.read() | override(lambda name: True), precision)
     config = copy.deepcopy(stored.config)
@@ -168,6 +179,9 @@ def _adds_nothing(name: str, tensors: Tensors) -> bool:
 
 def _read_config(folder: Path) -> Any:
     try:
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(str(folder), local_files_only=True)
+        if stand_in := original_type(raw):  # transformers has no class of that name, but one that is the same
+            return transformers.AutoConfig.for_model(stand_in, **{k: v for k, v in raw.items() if k != "model_type"})
         return transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as cause:  # each model's config has its own ways to fail
         first = next(iter(str(cause).splitlines()), type(cause).__name__)

@@ -36,6 +36,7 @@ class Original:
         self.vocabulary: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
         self.stages = stages or whole(self.layers)
+        self.has_sdpa = self._stored.has_sdpa
         self._loaded: dict[Stage, Part] = {}
         self._attention = "eager"
         self._threads: int | None = None

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch.nn.functional import pad
 
 from porter.errors import ParityError
+from porter.verify.kept import Entries, entries_of, filled
 from porter.verify.load import Override, Stored, build_model
 from porter.verify.precision import Precision, arithmetic, as_array
 from porter.verify.routing import Routing
@@ -32,27 +32,27 @@ class Trace:
     choice: dict[int, np.ndarray]  # [B*S, E]: what the top-k was taken over, with bias and group mask
     routes: dict[int, np.ndarray]  # [B*S, K]: the experts chosen or forced, in no special order
     group_scores: dict[int, tuple[np.ndarray, int]]  # [B*S, G] and how many groups are kept, where experts are grouped
-    # Keys and values of each layer after the call, in the form in which transformers keeps them:
-    cache: dict[int, tuple[np.ndarray, np.ndarray]]
+    # Keys, values and what else each layer has after the call, in the form in which transformers keeps them:
+    cache: dict[int, tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
 class Past:
     """What one call leaves for the next; any number of calls may continue it."""
 
-    cache: Mapping[int, tuple[torch.Tensor, torch.Tensor]]  # of each layer
+    cache: Mapping[int, Entries]  # of each layer
     length: int
     rotary: tuple[tuple[Any, torch.Tensor], ...]  # of each rotary embedding: max_seq_len_cached and inv_freq
 
     def with_gap(self, places: int) -> Past:
         """The same with empty places behind it, for an attention mask to hide."""
         wider = (0, 0, 0, places)
-        cache = {n: (pad(keys, wider), pad(values, wider)) for n, (keys, values) in self.cache.items()}
+        cache = {n: tuple(pad(entry, wider) for entry in entries) for n, entries in self.cache.items()}
         return Past(cache, self.length + places, self.rotary)
 
-    def layers(self, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def layers(self, count: int) -> list[Entries]:
         """For a cache of so many layers; those that are absent have numbers of no meaning, for their places count."""
-        keys, _ = next(iter(self.cache.values()), (torch.zeros(1, 1, self.length, 1), None))
+        keys, *_ = next(iter(self.cache.values()), (torch.zeros(1, 1, self.length, 1),))
         nothing = keys.new_zeros(1).expand(len(keys), 1, self.length, 1)
         return [self.cache.get(n, (nothing, nothing)) for n in range(count)]
 
@@ -104,8 +104,7 @@ class Part:
                 to.callback(hook.remove)
             self._set_rotary(past)
             self._model.set_attn_implementation(attention)
-            # Without a config the cache keeps what lies before a sliding window too, as a port's does.
-            cache = transformers.DynamicCache(past.layers(len(self._decoder)) if past else None)
+            cache = filled(self._model.config, past.layers(len(self._decoder)) if past else None)
             logits = self._model(
                 **self._entry(input_ids, hidden),
                 position_ids=_integers(position_ids),
@@ -113,7 +112,7 @@ class Part:
                 past_key_values=cache,
                 use_cache=True,
             ).logits
-        kept = {n: (cache.layers[n].keys, cache.layers[n].values) for n in self._layers}
+        kept = {n: entries_of(cache.layers[n]) for n in self._layers}
         trace = Trace(
             as_array(logits),
             dict(zip(self._layers, outputs, strict=True)),
@@ -121,7 +120,7 @@ class Part:
             routing.choice,
             routing.routes,
             routing.group_scores,
-            {n: (as_array(keys), as_array(values)) for n, (keys, values) in kept.items()},
+            {n: tuple(as_array(entry) for entry in entries) for n, entries in kept.items()},
         )
         rotary = tuple((module.max_seq_len_cached, module.inv_freq.clone()) for module in self._rotary)
         return trace, Past(kept, start + new, rotary)

@@ -30,8 +30,9 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
         self, layers: Iterable[nn.Module], tokens: int, forced: Mapping[int, np.ndarray] | None = None
     ) -> None:
         super().__init__()
-        blocks: list[Any] = [getattr(layer, "mlp", None) for layer in layers]
-        self._blocks = {n: block for n, block in enumerate(blocks) if hasattr(block, "experts")}
+        blocks = [next((b for b in layer.children() if hasattr(b, "experts")), None) for layer in layers]
+        self._blocks = {n: block for n, block in enumerate(blocks) if block is not None}
+        self._gates: dict[int, Any] = {n: _gate_of(block) for n, block in self._blocks.items()}
         self._forced = {n: self._checked(n, tokens, routes) for n, routes in (forced or {}).items()}
         self._layer: int | None = None
         self._hooks: list[Any] = []
@@ -44,7 +45,7 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
         for layer, block in self._blocks.items():
             self._hooks += [
                 block.register_forward_pre_hook(self._starts(layer)),
-                block.gate.register_forward_hook(self._routed),
+                self._gates[layer].register_forward_hook(self._routed),
                 block.register_forward_hook(self._ends),
             ]
         super().__enter__()
@@ -63,8 +64,8 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
                 f"routes are given for layer {layer}, which has no router",
                 f"layers with one: {sorted(self._blocks)}",
             )
-        gate = self._blocks[layer].gate
-        experts, wanted = gate.weight.shape[0], (tokens, gate.top_k)
+        gate = self._gates[layer]
+        experts, wanted = _experts_of(gate), (tokens, gate.top_k)
         if routes.shape != wanted or routes.min() < 0 or routes.max() >= experts:
             raise Misfit(
                 f"layer {layer}: routes of shape {routes.shape} do not fit, where the original's have {wanted}",
@@ -105,8 +106,8 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
     def _topk(
         self, layer: int, func: Callable[..., Any], scores: torch.Tensor, k: int, *args: Any, **kwargs: Any
     ) -> Any:
-        gate, forced = self._blocks[layer].gate, self._forced.get(layer)
-        experts, groups = gate.weight.shape[0], getattr(gate, "num_group", None)
+        gate, forced = self._gates[layer], self._forced.get(layer)
+        experts, groups = _experts_of(gate), getattr(gate, "num_group", None)
         if scores.dim() == 2 and scores.shape[-1] == experts and k == gate.top_k:
             if forced is None:
                 chosen = func(scores, k, *args, **kwargs)
@@ -121,3 +122,13 @@ class Routing(TorchFunctionMode):  # type: ignore[misc]
                 # Some routers mask what lies outside the chosen groups, and weigh the experts after that.
                 scores = scores.scatter(-1, forced // (experts // groups), float("inf"))
         return func(scores, k, *args, **kwargs)
+
+
+def _gate_of(block: nn.Module) -> nn.Module:
+    """The router, whatever it is called: it knows how many experts to choose."""
+    return next(part for part in block.children() if hasattr(part, "top_k"))
+
+
+def _experts_of(gate: Any) -> int:
+    """How many it chooses from: the rows of its weight, which comes first wherever it lies."""
+    return int(next(gate.parameters()).shape[0])

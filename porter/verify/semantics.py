@@ -27,7 +27,7 @@ from porter.verify.stages import Stage
 
 GREEDY = "greedy tokens"  # how far the original's token leads where the port takes another, over its own noise
 
-ToEntries = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+ToEntries = Callable[..., tuple[np.ndarray, ...]]
 
 
 @dataclass

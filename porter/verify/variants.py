@@ -13,7 +13,6 @@ import numpy as np
 
 from porter.verify.original import Original
 from porter.verify.part import Trace
-from porter.verify.stages import Stages
 
 
 def _sdpa(original: Original, ids: np.ndarray) -> Trace:
@@ -39,9 +38,10 @@ VARIANTS: dict[str, Callable[[Original, np.ndarray], Trace]] = {
 }
 
 
-def legal(stages: Stages) -> dict[str, Callable[[Original, np.ndarray], Trace]]:
-    """Those that read the model once: prompt by prompt, one that is not resident would be read as often."""
-    return {name: run for name, run in VARIANTS.items() if stages.resident or run is not _apart}
+def legal(original: Original) -> dict[str, Callable[[Original, np.ndarray], Trace]]:
+    """Those that it has, and that read it once: prompt by prompt, one that is not resident would be read as often."""
+    without = {None if original.stages.resident else _apart, None if original.has_sdpa else _sdpa}
+    return {name: run for name, run in VARIANTS.items() if run not in without}
 
 
 def joined(traces: list[Trace]) -> Trace:
@@ -56,7 +56,7 @@ def joined(traces: list[Trace]) -> Trace:
         choice={},
         group_scores={},
         cache={
-            n: (np.concatenate([t.cache[n][0] for t in traces]), np.concatenate([t.cache[n][1] for t in traces]))
+            n: tuple(np.concatenate(parts) for parts in zip(*(t.cache[n] for t in traces), strict=True))
             for n in first.cache
         },
     )

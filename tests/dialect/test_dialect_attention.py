@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx_run import TOLERANCE, compute, error, normals
 
-from porter.dialect import ATTENTION
+from porter.dialect import ATTENTION, CAPPED_ATTENTION
 
 
 class Sizes(NamedTuple):
@@ -31,7 +31,9 @@ SIZES = [
 ]
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scale: float, cap: float | None = None
+) -> np.ndarray:
     """Head h reads group h // (heads / groups); a query looks at the keys that its mask leaves."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     share = q.shape[1] // k.shape[1]
@@ -39,6 +41,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, sca
     for b, h, s in np.ndindex(*q.shape[:3]):
         seen = np.flatnonzero(mask[b, 0, s])
         scores = k[b, h // share, seen] @ q[b, h, s] * scale
+        scores = scores if cap is None else cap * np.tanh(scores / cap)
         weights = np.exp(scores - scores.max())
         result[b, h, s] = weights / weights.sum() @ v[b, h // share, seen]
     return result
@@ -70,6 +73,19 @@ def test_it_is_the_softmax_of_what_the_mask_leaves(dtype: str, sizes: Sizes) -> 
     got = computed(q, k, v, causal(sizes), 0.3)
     assert got.dtype == dtype
     assert error(got, attention(q, k, v, causal(sizes), 0.3)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda n: "-".join(map(str, n)))
+def test_capped_scores_stay_below_the_cap(dtype: str, sizes: Sizes) -> None:
+    q, k, v = queries_keys_values(dtype, sizes)
+    rule = {"heads": sizes.heads, "groups": sizes.groups, "key_dim": sizes.key, "value_dim": sizes.value}
+    rule |= {"scale": 2.0, "cap": 1.5}
+    mask = causal(sizes)
+    got = compute(lambda graph, *inputs: CAPPED_ATTENTION(graph, *inputs, **rule), q, k, v, mask)
+    assert error(got, attention(q, k, v, mask, 2.0, 1.5)) < TOLERANCE[dtype]
+    if sizes.total > sizes.sequence > 1:
+        assert error(got, attention(q, k, v, mask, 2.0)) > 10 * TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("sizes", [n for n in SIZES if n.sequence == 1], ids=lambda n: "-".join(map(str, n)))

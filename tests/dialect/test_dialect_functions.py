@@ -23,8 +23,12 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "AllGather": {"group": "tp", "size": 1},
     "AllReduce": {"group": "tp", "size": 1},
     "Attention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
+    "BiasedExperts": {"top_k": 2, "alpha": 1.7, "limit": 0.9},
     "CacheUpdate": {},
+    "CappedAttention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5, "cap": 2.0},
     "CacheWrite": {"one": 1},
+    "Choose": {"top_k": 2},
+    "ClampedSwiGLU": {"alpha": 1.7, "limit": 0.9},
     "Dequantize": {"bits": 8, "shape": (3, 4)},
     "Experts": {"top_k": 2},
     "QuantizedLinear": {"bits": 8, "inputs": 4, "outputs": 3},
@@ -32,6 +36,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "RotaryEmbedding": {"interleaved": 1, "dim": 6},
     "Route": {"experts": 8, "scoring": "sigmoid", "top_k": 2, "normalize": 1, "epsilon": 1e-20, "scale": 2.5}
     | {"groups": 4, "top_groups": 2, "group_score": "top2"},
+    "SinkAttention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
     "SwiGLU": {},
 }
 
@@ -42,12 +47,19 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
     match function.name:
         case "AllGather" | "AllReduce":
             return normals(dtype, (3, 4))
-        case "Attention":
+        case "Attention" | "CappedAttention":
             return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask]
+        case "SinkAttention":
+            return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask, *normals(dtype, (4,))]
+        case "BiasedExperts":
+            x, *parts = normals(dtype, (3, 4), (8, 4, 10), (8, 10), (8, 5, 4), (8, 4))
+            return [x, *normals("float32", (3, 2)), experts, *parts]
         case "CacheUpdate":
             return normals(dtype, (1, 2, 3, 4), (1, 2, 1, 4))
         case "CacheWrite":
             return [*normals(dtype, (2, 2, 3, 4), (2, 2, 1, 4)), np.array([[1], [2]]), np.arange(3)]
+        case "Choose":
+            return [*normals("float32", (1, 1, 3, 5)), mask]
         case "Dequantize":
             return [np.ones((3, 4), np.int8), *normals("float32", (3,))]
         case "Experts":
@@ -70,7 +82,7 @@ def model(function: Function, body: Body | Function, dtype: ir.DataType) -> ir.M
     build = body.build if isinstance(body, Body) else body
     arrays = [a.astype(dtype.numpy()) if a.dtype == np.float64 else a for a in examples(function, "float64")]
     result = lowered(model_of(lambda graph, *inputs: build(graph, *inputs, **ATTRIBUTES[function.name]), *arrays))
-    if function.name == "Experts":
+    if function.name in {"Experts", "BiasedExperts"}:
         result.graph.outputs[0].shape = result.graph.inputs[0].shape
     return result
 

@@ -18,6 +18,7 @@ RULES: dict[str, dict[str, Any]] = {
     "all of them": PLAIN | {"experts": 5, "top_k": 5},
     "scaled": PLAIN | {"experts": 7, "scale": 16.0},
     "best groups": PLAIN | {"experts": 12, "groups": 4, "top_groups": 2, "group_score": "max", "top_k": 4},
+    "a sum that may be too small": PLAIN | {"experts": 8, "normalize": 1, "least": 0.5},
     "sigmoid": GROUPED | {"experts": 6},
     "best pairs": GROUPED | {"experts": 8, "groups": 4, "top_groups": 2, "group_score": "top2"},
     "one group of three": GROUPED | {"experts": 9, "groups": 3, "top_groups": 1, "group_score": "top2"},
@@ -47,7 +48,7 @@ def route(logits: np.ndarray, bias: np.ndarray | None, rule: dict[str, Any]) -> 
     for scores in scored(logits, rule["scoring"]):
         choice = scores if bias is None else scores + bias
         chosen = sorted(allowed(choice, rule), key=lambda e: -choice[e])[: rule["top_k"]]
-        total = scores[chosen].sum() if rule["normalize"] else 1.0
+        total = max(scores[chosen].sum(), rule.get("least", 0.0)) if rule["normalize"] else 1.0
         weights.append(scores[chosen] / total * rule["scale"])
         experts.append(chosen)
     return np.array(weights), np.array(experts)

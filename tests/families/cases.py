@@ -46,10 +46,15 @@ MAIN_ROPES = {  # by default each kind once or twice; all kinds on all families 
     "qwen3": ("yarn-new-form", "dynamic-far"),
     "mixtral": ("llama3", "yarn-length-missing"),
     "qwen3_moe": ("yarn-mscale-unequal", "dynamic"),
+    "glm4": ("yarn",),
+    "gemma3_text": ("default",),
     "deepseek_v2": ("default", "linear-mscale", "yarn-mscale-unequal", "yarn-mscale-alone", "yarn-attention-factor"),
     "deepseek_v3": (
         "default", "dynamic-far", "llama3", "yarn", "yarn-mscale-unequal", "yarn-mscale-all-dim-alone", "yarn-new-form",
     ),
+    "deepseek_v32": ("default", "dynamic"),
+    "glm4_moe": ("yarn-new-form",),
+    "minimax_m2": ("dynamic",),
 }  # fmt: skip
 
 
@@ -106,6 +111,9 @@ def changed(**overrides: Any) -> Case:
 
 TIED = {"tie_word_embeddings": True}
 SMALL = dict.fromkeys(("embed_tokens", "q_proj", "k_proj", "q_a_proj", "kv_a_proj_with_mqa"), 0.05)
+SHORT = {"dynamic", "dynamic-far", "linear-unraised", "yarn-length-missing", "yarn-new-form"}  # not beside a plain one
+THOROUGH = {"llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
+MAIN_GENERAL = {"sample", "as-transformers-writes-it", "one-layer", "epsilon-that-counts"}
 GENERAL: dict[str, Case] = {
     "sample": changed(),
     "float16-on-disk": Case("", options={"dtype": torch.float16}),
@@ -139,6 +147,7 @@ LATENT: dict[str, Case] = {  # of families with latent attention
     "one-expert-each": changed(num_experts_per_tok=1),
     "fused-experts": Case("", options={"fused": True}),
 }
+MAIN_LATENT = ("expanded", "fused-experts")  # of families whose blocks others have tried
 OWN: dict[str, dict[str, Case]] = {
     "llama": {
         "biases": changed(attention_bias=True, mlp_bias=True),
@@ -213,22 +222,189 @@ OWN: dict[str, dict[str, Case]] = {
         "predictor": Case("", disk=predictor),
         "predictor-by-default": Case("", config={"num_nextn_predict_layers": ...}, disk=predictor),
     },
+    "deepseek_v32": {
+        "one-key-each": changed(index_topk=1),
+        "more-keys-than-there-are": changed(index_topk=500),
+        "index-heads-all-turned": changed(index_head_dim=8),
+        "by-mlp-layer-types": changed(mlp_layer_types=["sparse", "dense"]),
+    },
+    "dots1": {
+        "no-windows": changed(max_window_layers=3),
+        "windows-by-layer-types": changed(layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+        "biases": changed(attention_bias=True),
+        "normalised-by-default-not": changed(norm_topk_prob=...),
+        "groups": changed(n_group=3, topk_group=2),
+    },
+    "ernie4_5_moe": {
+        "no-shared-experts": changed(moe_num_shared_experts=0),
+        "some-layers": changed(moe_layer_start_index=0, moe_layer_end_index=1, moe_layer_interval=2),
+        "least-that-counts": changed(moe_norm_min=0.6),
+    },
+    "glm4_moe": {
+        "plain-heads": changed(use_qk_norm=False, attention_bias=False),
+        "half-by-default": changed(partial_rotary_factor=..., head_dim=12),
+        "all-turned": changed(partial_rotary_factor=1.0),
+        "in-rope-parameters": changed(
+            partial_rotary_factor=...,
+            rope_scaling=...,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4} | {"partial_rotary_factor": 0.34},
+        ),
+        "groups": changed(n_routed_experts=8, n_group=4, topk_group=2),
+    },
+    "glm4_moe_lite": {
+        "by-mlp-layer-types": changed(mlp_layer_types=["sparse", "dense"]),
+        "a-field-that-nobody-reads": changed(first_k_dense_replace=0),
+        "halves": changed(rope_interleave=False),
+    },
+    "glm_moe_dsa": {
+        "an-indexer-in-each-layer": changed(index_topk_freq=1),
+        "by-pattern": changed(index_topk_pattern="FSS", index_topk_freq=...),
+        "by-indexer-types": changed(indexer_types=["full", "shared", "full"]),
+        "more-keys-than-there-are": changed(index_topk=500),
+    },
+    "gpt_oss": {
+        "no-biases": changed(attention_bias=False),
+        "windows-by-default": changed(layer_types=...),
+        "limit-by-default": changed(swiglu_limit=...),
+        "another-alpha": changed(swiglu_alpha=1.0),
+        "as-many-groups-as-heads": changed(num_key_value_heads=6),
+        "rotation-by-default": Case(
+            "", config={"rope_scaling": ..., "rope_theta": ..., "max_position_embeddings": 131072}, reach=9000
+        ),
+        "all-experts": changed(num_experts_per_tok=7),
+    },
+    "hunyuan_v1_moe": {
+        "no-stretch": changed(rope_scaling=None),
+        "a-number-for-each-layer": changed(moe_topk=[2, 3]),
+        "biases": changed(attention_bias=True),
+    },
+    "minimax_m2": {
+        "whole-heads": changed(rotary_dim=...),
+        "a-part-by-factor": changed(rotary_dim=8, partial_rotary_factor=0.41),
+        "one-expert-each": changed(num_experts_per_tok=1),
+    },
 }
+
+
+IMPOSSIBLE = {  # of what applies to all of a kind: what transformers' own config does not take
+    "deepseek_v32": {"no-key-value-heads"},
+    "glm4_moe": {"in-the-older-form"},  # which leaves no place for partial_rotary_factor
+    "glm4_moe_lite": {"no-key-value-heads"},
+    "glm_moe_dsa": {"no-key-value-heads"},
+}
+
+
+OWN |= {
+    "qwen2_moe": {
+        "normalised": changed(norm_topk_prob=True),
+        "no-biases": changed(qkv_bias=False),
+        "windows": changed(use_sliding_window=True, sliding_window=4, max_window_layers=2),
+        "windows-by-layer-types": changed(
+            use_sliding_window=True, sliding_window=4, layer_types=["full_attention", "sliding_attention", "full_attention"]
+        ),
+        "experts-in-every-second-layer": changed(decoder_sparse_step=2, mlp_only_layers=[]),
+        "fused-experts": Case("", options={"fused": True}),
+    },
+    "olmoe": {
+        "normalised": changed(norm_topk_prob=True),
+        "biases": changed(attention_bias=True),
+        "all-experts": changed(num_experts_per_tok=8),
+        "as-many-groups-as-heads": changed(num_key_value_heads=4),
+        "fused-experts": Case("", options={"fused": True}),
+    },
+    "phi3": {
+        "whole-heads": changed(rope_scaling=None, partial_rotary_factor=...),
+        "window": changed(sliding_window=4),
+        "short-only": Case("", config={"original_max_position_embeddings": 96}),
+        "attention-factor": changed(
+            rope_scaling={
+                "rope_type": "longrope", "short_factor": [1.0] * 3, "long_factor": [3.0, 4, 5.5], "attention_factor": 1.2
+            }
+        ),
+        "one-group": changed(num_key_value_heads=1),
+    },
+    "olmo2": {"biases": changed(attention_bias=True)},
+    "granite": {
+        "biases": changed(attention_bias=True, mlp_bias=True),
+        "no-multipliers": changed(
+            embedding_multiplier=1, attention_multiplier=0.3, residual_multiplier=1, logits_scaling=1
+        ),
+    },
+    "granitemoe": {
+        "biases": changed(attention_bias=True),
+        "one-expert-each": changed(num_experts_per_tok=1),
+        "all-experts": changed(num_experts_per_tok=6),
+        "fused-experts": Case("", options={"fused": True}),
+    },
+    "smollm3": {
+        "by-interval": changed(no_rope_layers=..., no_rope_layer_interval=2),
+        "windows": changed(use_sliding_window=True, sliding_window=4, layer_types=...),
+        "biases": changed(attention_bias=True, mlp_bias=True),
+    },
+    "glm4": {
+        "no-biases": changed(attention_bias=False),
+        "half-of-each-head-by-default": changed(partial_rotary_factor=...),
+        "whole-heads": changed(partial_rotary_factor=1.0),
+        "wide-heads": changed(head_dim=16),
+        "narrow-heads": changed(head_dim=4),
+    },
+    "seed_oss": {
+        "all-biases": changed(attention_out_bias=True, mlp_bias=True),
+        "no-biases": changed(attention_bias=False),
+    },
+    "exaone4": {
+        "one-layer": changed(num_hidden_layers=1, layer_types=["full_attention"]),
+        "no-windows": changed(sliding_window=None, layer_types=["full_attention"] * 3),
+        "windows-by-pattern": changed(sliding_window_pattern=2, layer_types=...),
+    },
+    "hunyuan_v1_dense": {
+        "biases": changed(attention_bias=True),
+        "dynamic-without-alpha": Case("", config=DYNAMIC | {"max_position_embeddings": 8}, reach=48),
+    },
+    "internlm3": {"biases": changed(qkv_bias=True, bias=True)},
+    "gemma2": {
+        "no-caps": changed(attn_logit_softcapping=None, final_logit_softcapping=None),
+        "biases": changed(attention_bias=True),
+        "activation-by-its-other-name": changed(hidden_act=..., hidden_activation="gelu_pytorch_tanh"),
+        "no-windows": changed(layer_types=["full_attention"] * 2),
+    },
+    "gemma3_text": {
+        "capped-logits": changed(final_logit_softcapping=4.0),
+        "windows-everywhere": changed(layer_types=["sliding_attention"] * 3),
+        "rotations-in-the-new-form": changed(
+            rope_theta=..., rope_scaling=..., rope_local_base_freq=...,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e3},
+            },
+        ),
+        "activation-by-its-other-name": changed(hidden_act=..., hidden_activation="gelu_pytorch_tanh"),
+    },
+}  # fmt: skip
 
 
 def cases_of(family: Family) -> Iterator[Case]:
     """Every case of a family: what applies to any, then its own."""
     fields = {f.name for f in dataclasses.fields(family.config)}
     named = dict(GENERAL)
-    named |= HEADS if "head_dim" in fields else {}
-    named |= LATENT if family.forms else {}
+    if family.name not in THOROUGH:
+        named = {name: dataclasses.replace(c, slow=name not in MAIN_GENERAL) for name, c in named.items()}
+    if "head_dim" in fields and not family.config.turns_parts:
+        named |= HEADS
+    if family.forms:
+        brief = family.name not in THOROUGH
+        named |= {n: dataclasses.replace(c, slow=brief and n not in MAIN_LATENT) for n, c in LATENT.items()}
     named |= OWN.get(family.name, {})
     main = MAIN_ROPES.get(family.name, ())
     heads = {"head_dim": 12} if "head_dim" in fields else {}  # transformers does not divide for every kind
     for name, rope in ROPES.items():
+        if (family.name == "phi3" and name != "default") or (family.name == "gemma3_text" and name in SHORT):
+            continue
         config = {"rope_parameters": ..., **heads, **rope}
         named[name] = Case("", config=config, reach=REACH.get(name), slow=name not in main)
     for name, case in named.items():
+        if name in IMPOSSIBLE.get(family.name, ()):
+            continue
         yield dataclasses.replace(case, family=family.name, name=name)
 
 

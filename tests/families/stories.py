@@ -121,7 +121,7 @@ def _ask(
         real, caches = call.mask.astype(bool), tuple(trace.cache.values())
         logits.append(trace.logits[real])
         routes.append({layer: np.sort(r, axis=-1)[real.ravel()] for layer, r in trace.routes.items()})
-    entries = [e for keys, values in caches for e in family.original_cache(config, keys, values)]
+    entries = [e for kept in caches for e in family.original_cache(config, *kept)]
     return [np.concatenate(logits), *(_real(e, calls) for e in entries)], routes
 
 
