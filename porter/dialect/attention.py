@@ -2,7 +2,7 @@
 
 q [B, H, S, D], k [B, G, T, D], v [B, G, T, V], mask bool [B, 1, S, T] → [B, H, S, V]; `one` where S is known to be 1.
 
-CappedAttention(q, k, v, mask) {heads, groups, key_dim, value_dim, scale, one, cap}: with scores of cap * tanh(score / cap).
+CappedAttention(q, k, v, mask) {…, cap}: the same with scores of cap * tanh(score / cap).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def ATTENTION(
     The heads of a group are folded into its sequence, so that both MatMuls have equal batch dimensions and no key or
     value is repeated. Every Reshape has constant targets: 0 copies a dimension, -1 is the only one to be found.
     """
-    return _mixed(graph, q, k, v, mask, (heads, groups, key_dim, value_dim), one, lambda scores: _scaled(graph, scores, scale))
+    return _mixed(
+        graph, q, k, v, mask, (heads, groups, key_dim, value_dim), one, lambda scores: _scaled(graph, scores, scale)
+    )
 
 
 @function("CappedAttention")
