@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.blocks.module import Module, Parameter
-from porter.blocks.rope import RotaryTables, Rope, Rotation
+from porter.blocks.rope import Rope, RotaryTables, Rotation
 from porter.blocks.step import Step
 
 
