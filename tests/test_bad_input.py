@@ -218,8 +218,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "another-vocabulary": ({"vocab_size": 102}, "has shape [101, 72], but config.json asks for [102, 72]"),
     "another-head-size": ({"head_dim": 24}, "config.json asks for [144, 72]"),
     "biases-that-are-not-there": ({"attention_bias": True}, "lacks tensors 'model.layers.0.self_attn.q_proj.bias'"),
-    "unknown-type": ({"model_type": "lama"}, "did you mean 'llama'? known: llama, deepseek_v2, deepseek_v3, "),
-    "unknown-type-near-nothing": ({"model_type": "\u0000\u001b[31m"}, "known: deepseek_v2, deepseek_v3, llama, "),
+    "unknown-type": ({"model_type": "lama"}, "did you mean 'llama'? known: llama, "),
+    "unknown-type-near-nothing": ({"model_type": "\u0000\u001b[31m"}, "known: deepseek_v2, deepseek_v3, "),
     "no-type": ({"model_type": None}, "model_type is not a string"),
 }
 

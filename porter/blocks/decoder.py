@@ -54,7 +54,7 @@ class DecoderLayer(Module):
 
 @dataclass(frozen=True)
 class Ends:
-    """What stands around the layers: a factor of the embedding, the last norm, a divisor and a soft cap of the logits."""
+    """What stands around the layers: a factor of the embedding, the last norm, a divisor and a cap of the logits."""
 
     embedding: float = 1.0
     norm: type[RMSNorm] = RMSNorm

@@ -3,7 +3,7 @@
 q [B, H, S, D], k [B, G, T, D], v [B, G, T, V], mask bool [B, 1, S, T] → [B, H, S, V]; `one` where S is known to be 1.
 
 SinkAttention(q, k, v, mask, sinks) {…}: sinks [H], a score that each head's keys stand beside.
-CappedAttention(q, k, v, mask) {heads, groups, key_dim, value_dim, scale, one, cap}: with scores of cap * tanh(score / cap).
+CappedAttention(q, k, v, mask) {…, cap}: the same with scores of cap * tanh(score / cap).
 """
 
 from __future__ import annotations

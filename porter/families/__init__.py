@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import reprlib
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from porter.blocks.decoder import Decoder
-from porter.errors import FamilyError, known_names
+from porter.errors import FamilyError, first_few, known_names
 from porter.families._common import common_drops, keys_and_values, own_names
-from porter.families._config import DecoderConfig, read_config
+from porter.families._config import BESIDES, DecoderConfig, read_config
 from porter.layout import ONE_CARD, Layout
 from porter.weights import Drop, Rule
 
@@ -88,5 +89,14 @@ def family_of(raw: Mapping[str, Any]) -> Family:
     if not isinstance(model_type, str):
         raise FamilyError("config.json has no model_type", known_names("", by_type))
     if model_type not in by_type:
-        raise FamilyError(f"model_type {reprlib.repr(model_type)} is not known", known_names(model_type, by_type))
+        hint = known_names(model_type, by_type) + _unread(raw)
+        raise FamilyError(f"model_type {reprlib.repr(model_type)} is not known", hint)
     return by_type[model_type]
+
+
+def _unread(raw: Mapping[str, Any]) -> str:
+    """What of a config.json no family reads: it is there that the model differs from all that are known."""
+    read = {f.name for family in families().values() for f in dataclasses.fields(family.config)}
+    read |= {alias for family in families().values() for alias in family.config.aliases}
+    strange = sorted(name for name in raw if name not in read | BESIDES)
+    return f"; no family reads its {first_few(strange, 6)}" if strange else "; each of its fields is known"

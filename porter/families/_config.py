@@ -28,6 +28,12 @@ MOST = dict.fromkeys(  # of what a graph or a binding has one part each for
     ),
     4096,
 )
+BESIDES = {  # fields of any config.json that no computation hangs on
+    *("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path"),
+    *("quantization_config", "use_cache", "cache_implementation", "pretraining_tp", "initializer_range"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
+    *("attention_dropout", "hidden_dropout", "router_aux_loss_coef", "output_router_logits"),
+}
 C = TypeVar("C", bound="DecoderConfig")
 
 

@@ -191,8 +191,9 @@ def local_rope_of(config: DecoderConfig, dim: int, local_theta: float) -> LocalR
     whole_given, local_given = (dict(nested.get(kind) or {}) for kind in kinds)
     whole_given |= config.rope_scaling or {}
     whole = rope_of(dataclasses.replace(config, rope_scaling=whole_given, rope_parameters=None), dim)
-    given = {"rope_scaling": local_given, "rope_parameters": None, "rope_theta": local_theta}
-    local = rope_of(dataclasses.replace(config, **given), dim)
+    local = rope_of(
+        dataclasses.replace(config, rope_scaling=local_given, rope_parameters=None, rope_theta=local_theta), dim
+    )
     if type(local) is not Rope:
         message = "config.json: rope_parameters scales the rotation of sliding_attention"
         raise FamilyError(message, f"{config.model_type} is known with a plain one there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ def build_model(stored: Stored, precision: Precision, override: Override, stage:
     config = copy.deepcopy(stored.config)
     config.tie_word_embeddings = False  # each end has its own stage
     with torch.device("meta"):
-        table = _embedding_of(kind(config))
+        empty = kind(config)
+    _check_layers(empty)
+    table = _embedding_of(empty)
 
     def wanted(name: str) -> bool:
         return stage.holds(name) or (stage.head and LAYER.match(name) is None and name not in (table, HEAD))
@@ -123,6 +126,14 @@ def _embedding_of(model: Any) -> str:
     if type(module) is not nn.Embedding:
         raise ParityError(f"{type(module).__name__} cannot be read in parts", "give --memory for the whole model")
     return next(f"{name}.weight" for name, found in model.named_modules() if found is module)
+
+
+def _check_layers(model: Any) -> None:
+    """Raises ParityError for layers that are given more by the one before than hidden states."""
+    (layer,) = {type(layer) for layer in model.base_model.layers}
+    if any(name.startswith("prev_") for name in inspect.signature(layer.forward).parameters):
+        message = f"{layer.__name__} is handed more than hidden states by the layer before it"
+        raise ParityError(message, "it cannot be read in parts: give --memory for the whole model, and no --layers")
 
 
 def _part(kind: Any, stage: Stage) -> Any:

@@ -65,6 +65,7 @@ class Part:
         self._model = build_model(stored, precision, override, stage)
         self._decoder = self._model.base_model.layers
         self._layers = range(len(self._decoder)) if stage is None else stage.layers
+        self._open = stage is not None and not stage.head
         self.threads = threads_for(self._model.num_parameters())
         self._rotary = [module for module in self._model.modules() if hasattr(module, "original_inv_freq")]
 
@@ -92,7 +93,7 @@ class Part:
             position_ids = np.broadcast_to(np.arange(start, start + new), (batch, new))
         attention_mask = _mask(attention_mask, (batch, start + new))
         mine = {n: chosen for n, chosen in (routes or {}).items() if n in self._layers}
-        routing, outputs = Routing(self._decoder, batch * new, mine), list[np.ndarray]()
+        routing, outputs, behind = Routing(self._decoder, batch * new, mine), list[np.ndarray](), list[np.ndarray]()
         with (
             torch.no_grad(),
             _running(threads or self.threads),
@@ -100,7 +101,7 @@ class Part:
             routing,
             ExitStack() as to,
         ):
-            for hook in self._hooks(outputs, embedding_scale):
+            for hook in (*self._hooks(outputs, embedding_scale), *self._bounds(hidden, behind)):
                 to.callback(hook.remove)
             self._set_rotary(past)
             self._model.set_attn_implementation(attention)
@@ -114,7 +115,7 @@ class Part:
             ).logits
         kept = {n: entries_of(cache.layers[n]) for n in self._layers}
         trace = Trace(
-            as_array(logits),
+            behind[0] if self._open else as_array(logits),
             dict(zip(self._layers, outputs, strict=True)),
             routing.router_logits,
             routing.choice,
@@ -141,6 +142,16 @@ class Part:
         yield self._model.get_input_embeddings().register_forward_hook(lambda _, __, rows: rows * scale)
         for n in self._layers:
             yield self._decoder[n].register_forward_hook(_keep(outputs))
+
+    def _bounds(self, hidden: np.ndarray | None, behind: list[np.ndarray]) -> Iterator[Any]:
+        """What puts `hidden` right in front of the first layer, and takes what leaves the last: around them, models
+        have factors and caps of their own.
+        """
+        if hidden is not None:
+            given = torch.from_numpy(hidden).to(getattr(torch, self._precision))
+            yield self._decoder[0].register_forward_pre_hook(lambda _, inputs: (given, *inputs[1:]))
+        if self._open:
+            yield self._decoder[-1].register_forward_hook(_keep(behind))
 
     def _set_rotary(self, past: Past | None) -> None:
         """Put rotary embeddings that adapt to the sequence's length back where `past` left them."""

@@ -300,7 +300,9 @@ OWN |= {
         "no-biases": changed(qkv_bias=False),
         "windows": changed(use_sliding_window=True, sliding_window=4, max_window_layers=2),
         "windows-by-layer-types": changed(
-            use_sliding_window=True, sliding_window=4, layer_types=["full_attention", "sliding_attention", "full_attention"]
+            use_sliding_window=True,
+            sliding_window=4,
+            layer_types=["full_attention", "sliding_attention", "full_attention"],
         ),
         "experts-in-every-second-layer": changed(decoder_sparse_step=2, mlp_only_layers=[]),
         "fused-experts": Case("", options={"fused": True}),
@@ -318,7 +320,8 @@ OWN |= {
         "short-only": Case("", config={"original_max_position_embeddings": 96}),
         "attention-factor": changed(
             rope_scaling={
-                "rope_type": "longrope", "short_factor": [1.0] * 3, "long_factor": [3.0, 4, 5.5], "attention_factor": 1.2
+                "rope_type": "longrope", "attention_factor": 1.2,
+                "short_factor": [1.0] * 3, "long_factor": [3.0, 4, 5.5],
             }
         ),
         "one-group": changed(num_key_value_heads=1),

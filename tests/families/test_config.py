@@ -271,6 +271,17 @@ def test_unknown_model_type_lists_all_nearest_first() -> None:
     assert all(t in caught.value.hint for f in families().values() for t in f.model_types)
 
 
+def test_unknown_model_type_is_told_by_its_fields() -> None:
+    raw = tiny.sample("deepseek_v3") | {"model_type": "deepseek_v9", "hc_mult": 4}
+    with pytest.raises(FamilyError, match="deepseek_v9") as caught:
+        family_of(raw)
+    assert caught.value.hint.startswith("did you mean 'deepseek_v")
+    assert caught.value.hint.endswith("; no family reads its ep_size, hc_mult")
+    with pytest.raises(FamilyError) as caught:
+        family_of(tiny.sample("llama") | {"model_type": "llama5"})
+    assert caught.value.hint.endswith("; each of its fields is known")
+
+
 @pytest.mark.parametrize(
     "raw", [{}, {"model_type": None}, {"model_type": ["llama"]}, {"architectures": ["LlamaForCausalLM"]}]
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from command import run
 from surgery import weight_of
 
@@ -29,7 +30,16 @@ def verdict(port: Path, checkpoint: Path, *options: object) -> tuple[int, dict[s
 
 def test_the_original_in_parts_is_the_original(steady: str, checkpoint: Callable[[str], Path]) -> None:
     """To the last bits of float64: the output's words are taken a few at a time."""
-    folder = checkpoint(steady)
+    assert_the_same_in_parts(checkpoint(steady))
+
+
+def test_multipliers_are_applied_once(tmp_path: Path) -> None:
+    """Of an embedding before the first layer, and of logits behind the last."""
+    assert_the_same_in_parts(tiny.write_checkpoint(tmp_path, tiny.sample("granite", num_hidden_layers=2)))
+
+
+def assert_the_same_in_parts(folder: Path) -> None:
+    """Two layers, each a stage, and a stage for each end."""
     parts = tuple(Stage(range(n, n + 1), embedding=False, head=False) for n in range(2))
     ends = Stage(range(0), embedding=True, head=False), Stage(range(2, 2), embedding=False, head=True)
     staged = Original(folder, "float64", stages=Stages((ends[0], *parts, ends[1]), resident=False))
