@@ -148,7 +148,7 @@ class Part:
         have factors and caps of their own.
         """
         if hidden is not None:
-            given = torch.from_numpy(hidden).to(getattr(torch, self._precision))
+            given = torch.from_numpy(hidden).to(getattr(torch, self.precision))
             yield self._decoder[0].register_forward_pre_hook(lambda _, inputs: (given, *inputs[1:]))
         if self._open:
             yield self._decoder[-1].register_forward_hook(_keep(behind))
