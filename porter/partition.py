@@ -130,12 +130,17 @@ def pieces(graph: ir.Graph, tables: set[str], tokens: int | str) -> Iterator[Pie
 
 def _levels(graph: ir.Graph, tables: set[str]) -> Levels:
     """How many collectives stand before a value, by the longest way; None for what is the same anywhere: what follows
-    from the tokens, positions and mask, without a weight.
+    from the tokens, positions and mask without a weight, or from weights alone.
     """
     levels: dict[ir.Value, int | None] = {value: None if value.name in GIVEN else 0 for value in graph.inputs}
     for name, value in graph.initializers.items():
         levels[value] = None if constant_of(value) is not None or name in tables else 0
+    fixed = set(graph.initializers.values())
     for node in graph:
+        if all(v is None or v in fixed for v in node.inputs):
+            fixed.update(node.outputs)
+            levels |= dict.fromkeys(node.outputs, None)
+            continue
         known = [level for v in node.inputs if v is not None and (level := levels[v]) is not None]
         level = max(known) + _is_collective(node) if known else None
         levels |= dict.fromkeys(node.outputs, level)
