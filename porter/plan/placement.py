@@ -1,0 +1,82 @@
+"""Experts where the traffic is: on which cards the experts of a layer lie, for tokens whose routes are known.
+
+**Objective**, layer by layer: first the expected load of the fullest card, tokens x share, as small as can be; then the
+expected number of other nodes that a token goes to, while no card is more than SLACK fuller than that. Counts of a
+sample are not known better than to that, and without it hardly two experts could change their places.
+
+**Bound**: no placement has a fullest card below `room.bound`. How far the result is from it is told (`gap`); of the
+traffic no bound is known that says much.
+
+**Search**: exchanges of places from several starts, those of the simpler placements among them; so the result is never
+worse than any of these: its fullest card is no fuller, and where one of them is as even, tokens go to no more nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from porter.plan import pack
+from porter.plan.balance import Shelf, evened
+from porter.plan.near import gather
+from porter.plan.room import Pieces, Room, Traffic, bound, cut, loads, traffic
+
+SLACK = Fraction(1, 100)
+SEED = 20251125
+SIMPLE: dict[str, Callable[[Pieces, Room], np.ndarray]] = {
+    "in_order": pack.in_order,
+    "round_robin": pack.round_robin,
+    "greedy": pack.greedy,
+}
+
+
+@dataclass(frozen=True)
+class Laid:
+    """The experts of one layer on cards, and what that costs: loads in tokens, `mean` and `bound` beside the `most`."""
+
+    cards: tuple[tuple[int, ...], ...]
+    most: Fraction
+    mean: Fraction
+    bound: Fraction
+    traffic: Traffic
+
+    @property
+    def gap(self) -> Fraction:
+        """By which part of the bound the fullest card is above it."""
+        return self.most / self.bound - 1
+
+
+def place(routes: np.ndarray, experts: int, room: Room, slack: Fraction = SLACK) -> Laid:
+    """The best placement found for routes [T, K] of so many experts. The same every time."""
+    pieces = cut(np.bincount(routes.reshape(-1), minlength=experts), room)
+    simple = [find(pieces, room) for find in SIMPLE.values()]
+    least = bound(pieces, room)
+    starts = [Shelf(pieces, room, card) for card in (pack.apart(pieces, room), simple[0])]
+    found = evened(starts, least, SEED)
+    most = min([int(found[-1].load.max()), *(int(loads(pieces, card, room).max()) for card in simple)])
+    if room.nodes == 1:
+        return _laid(pieces, found[-1].cards(), routes, room)
+    worst = min(int(loads(pieces, card, room).max()) for card in simple)
+    allowed = max(most, min(int(most * (1 + slack)), worst))
+    found = [shelf for shelf in found if shelf.load.max() <= allowed]
+    for shelf in found:
+        gather(shelf, pieces, routes, allowed)
+    cards = [shelf.cards() for shelf in found] + [c for c in simple if loads(pieces, c, room).max() <= allowed]
+    every = [_laid(pieces, card, routes, room) for card in cards]
+    return min(every, key=lambda laid: (laid.traffic.nodes, laid.most, laid.traffic.cards))
+
+
+def simply(name: str, routes: np.ndarray, experts: int, room: Room) -> Laid:
+    """One of the SIMPLE placements, to compare with."""
+    pieces = cut(np.bincount(routes.reshape(-1), minlength=experts), room)
+    return _laid(pieces, SIMPLE[name](pieces, room), routes, room)
+
+
+def _laid(pieces: Pieces, card: np.ndarray, routes: np.ndarray, room: Room) -> Laid:
+    load = loads(pieces, card, room)
+    lists = tuple(tuple(int(e) for e in pieces.expert[card == c]) for c in range(room.cards))
+    sums = (int(load.max()), Fraction(int(load.sum()), room.cards), bound(pieces, room))
+    return Laid(lists, *(Fraction(total) / room.cards for total in sums), traffic(pieces, card, routes, room))
