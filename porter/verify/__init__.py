@@ -19,6 +19,7 @@ from porter.package.plan import parse_size
 from porter.sign import Verifier
 from porter.verify.conditions import check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
+from porter.verify.routes import Recorder, recorder_for
 from porter.verify.stages import Stages, parse_layers, plan_stages
 from porter.verify.where import Where, deployment
 
@@ -44,6 +45,7 @@ def verify(
     memory: str | None = None,
     runtime: str | None = None,
     provider: str | None = None,
+    save_routes: Path | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
@@ -51,6 +53,7 @@ def verify(
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
     A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
     `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
+    Which experts the prompts hit is written into a file, `save_routes`.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
@@ -63,6 +66,7 @@ def verify(
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     check_related(port, model)
     stages, notes = _stages(model, layers, memory)
+    recorder = recorder_for(save_routes, model, levels, stages.layers, (folder, against))
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
     found: list[Level] = []
     if "weights" in levels:
@@ -74,7 +78,9 @@ def verify(
         found.append(Level(level.name, (*signed, *level.checks)))
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        ran = _run(port, model, against, stages, run, tokens, texts, watch, device)
+        ran = _run(port, model, against, stages, run, tokens, texts, watch, device, recorder)
+    if recorder and ran.asked:
+        notes.append(recorder.write(ran.asked.source))
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -110,6 +116,7 @@ def _run(
     texts: Texts | None,
     watch: Watch,
     device: Runtime | None,
+    recorder: Recorder | None,
 ) -> Ran:
     """Port and original side by side: semantics, then what is measured."""
     from porter.verify.original import Originals
@@ -127,7 +134,7 @@ def _run(
         level, closeness, notes = _semantics(port, model, originals, tokens, watch)
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device)
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device, recorder)
         found += others
         notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
         if "distribution" in levels and not stages.resident:
@@ -215,6 +222,7 @@ def _measured(
     texts: Texts | None,
     watch: Watch,
     device: Runtime | None,
+    recorder: Recorder | None,
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
@@ -226,7 +234,8 @@ def _measured(
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
         with device or nullcontext():
-            return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch, device)
+            entries = _entries(model)
+            return measure_levels(port, model, originals, levels, tokens, texts, entries, watch, device, recorder)
     except (BrokenPort, Misfit) as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 
