@@ -29,11 +29,11 @@ class Shelf:
         for piece, where in enumerate(card):
             self.place[where, number[where]] = piece
             number[where] += 1
-        self._apart = np.append(pieces.copies > 1, False)
+        self.copied = np.append(pieces.copies > 1, False)
         self._by_node = np.append(pieces.copies <= room.nodes, True)
-        self._on_card = np.zeros((len(self._apart), room.cards), np.int64)
+        self._on_card = np.zeros((len(self.copied), room.cards), np.int64)
         np.add.at(self._on_card, (self.expert[:-1], card), 1)
-        self._on_node = np.zeros((len(self._apart), room.nodes), np.int64)
+        self._on_node = np.zeros((len(self.copied), room.nodes), np.int64)
         np.add.at(self._on_node, (self.expert[:-1], room.node_of[card]), 1)
         self.load = self.weight[self.place].sum(axis=1)
 
@@ -56,7 +56,7 @@ class Shelf:
         expert, node_of = self.expert[piece], self.room.node_of
         card = self._on_card[expert, there] > 0
         node = self._on_node[expert, node_of[there]] - (node_of[here] == node_of[there]) > 0
-        return self._apart[expert] & (card | (node & self._by_node[expert]))
+        return self.copied[expert] & (card | (node & self._by_node[expert]))
 
     def swap(self, one: tuple[int, int], other: tuple[int, int]) -> None:
         """Exchanges what lies in two places."""
@@ -101,12 +101,12 @@ def _one_for_one(shelf: Shelf, full: int, cards: np.ndarray) -> bool:
 
 
 def _two_for_two(shelf: Shelf, full: int, cards: np.ndarray) -> bool:
-    """Of experts without copies; the nearest to half of the difference is searched for among the sorted sums."""
+    """Of experts without copies, where these are not too many exchanges to be looked at."""
     first, second = np.triu_indices(shelf.room.slots, 1)
     others = cards[cards != full]
     if not len(others) or len(first) ** 2 * len(others) > PAIRS:
         return False
-    fixed = shelf._apart[shelf.expert[shelf.place]]  # [cards, slots]
+    fixed = shelf.copied[shelf.expert[shelf.place]]  # [cards, slots]
     weights = shelf.weight[shelf.place]
     sums, held = weights[:, first] + weights[:, second], fixed[:, first] | fixed[:, second]
     moved = sums[full][:, None, None] - sums[others]  # [q, c, q]
@@ -122,12 +122,13 @@ def _two_for_two(shelf: Shelf, full: int, cards: np.ndarray) -> bool:
 
 
 def evened(starts: Sequence[Shelf], enough: int, seed: int) -> list[Shelf]:
-    """The starts evened out, the best of them last and shaken for as long as it is not full `enough`."""
+    """The starts, evened out; the best of them shaken for as long as it is not full `enough`."""
     cards = np.arange(starts[0].room.cards)
     for shelf in starts:
         even(shelf, cards, enough)
-    found = sorted(starts, key=lambda shelf: -int(shelf.load.max()))
-    best, generator = found.pop(), np.random.default_rng(seed)
+    fullest = [int(shelf.load.max()) for shelf in starts]
+    which = fullest.index(min(fullest))
+    best, generator = starts[which], np.random.default_rng(seed)
     for _ in range(KICKS):
         if best.load.max() <= enough:
             break
@@ -136,7 +137,7 @@ def evened(starts: Sequence[Shelf], enough: int, seed: int) -> list[Shelf]:
         even(shaken, cards, enough)
         if shaken.load.max() < best.load.max():
             best = shaken
-    return [*found, best]
+    return [best if n == which else shelf for n, shelf in enumerate(starts)]
 
 
 def _shake(shelf: Shelf, generator: np.random.Generator) -> None:

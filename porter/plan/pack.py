@@ -49,7 +49,7 @@ def _fill(pieces: Pieces, room: Room, order: np.ndarray, *, apart: bool) -> np.n
     card = np.full(len(order), -1)
     load, free = np.zeros(room.cards, np.int64), np.full(room.cards, room.slots)
     for piece in order:
-        keys = [load]
+        keys: list[np.ndarray] = [load]
         if apart and pieces.copies[pieces.expert[piece]] > 1:
             there = card[pieces.expert == pieces.expert[piece]]
             there = there[there >= 0]

@@ -52,20 +52,21 @@ class Laid:
 def place(routes: np.ndarray, experts: int, room: Room, slack: Fraction = SLACK) -> Laid:
     """The best placement found for routes [T, K] of so many experts. The same every time."""
     pieces = cut(np.bincount(routes.reshape(-1), minlength=experts), room)
+
+    def fullest(card: np.ndarray) -> int:
+        return int(loads(pieces, card, room).max())
+
     simple = [find(pieces, room) for find in SIMPLE.values()]
-    least = bound(pieces, room)
-    starts = [Shelf(pieces, room, card) for card in (pack.apart(pieces, room), simple[0])]
-    found = evened(starts, least, SEED)
-    most = min([int(found[-1].load.max()), *(int(loads(pieces, card, room).max()) for card in simple)])
-    if room.nodes == 1:
-        return _laid(pieces, found[-1].cards(), routes, room)
-    worst = min(int(loads(pieces, card, room).max()) for card in simple)
-    allowed = max(most, min(int(most * (1 + slack)), worst))
-    found = [shelf for shelf in found if shelf.load.max() <= allowed]
-    for shelf in found:
+    starts = [Shelf(pieces, room, card) for card in (simple[0], pack.apart(pieces, room))]
+    shelves = evened(starts, bound(pieces, room), SEED)
+    cards = [*(shelf.cards() for shelf in shelves), *simple]
+    most = min(map(fullest, cards))
+    allowed = max(most, min(int(most * (1 + slack)), *map(fullest, simple)))
+    if room.nodes > 1:  # neighbours are chosen together where routers choose by groups: from in_order, if that is even
+        shelf = next((s for s in shelves if s.load.max() <= allowed), shelves[1])
         gather(shelf, pieces, routes, allowed)
-    cards = [shelf.cards() for shelf in found] + [c for c in simple if loads(pieces, c, room).max() <= allowed]
-    every = [_laid(pieces, card, routes, room) for card in cards]
+        cards.append(shelf.cards())
+    every = [_laid(pieces, card, routes, room) for card in cards if fullest(card) <= allowed]
     return min(every, key=lambda laid: (laid.traffic.nodes, laid.most, laid.traffic.cards))
 
 
@@ -78,5 +79,6 @@ def simply(name: str, routes: np.ndarray, experts: int, room: Room) -> Laid:
 def _laid(pieces: Pieces, card: np.ndarray, routes: np.ndarray, room: Room) -> Laid:
     load = loads(pieces, card, room)
     lists = tuple(tuple(int(e) for e in pieces.expert[card == c]) for c in range(room.cards))
-    sums = (int(load.max()), Fraction(int(load.sum()), room.cards), bound(pieces, room))
-    return Laid(lists, *(Fraction(total) / room.cards for total in sums), traffic(pieces, card, routes, room))
+    most, least = (Fraction(whole, room.cards) for whole in (int(load.max()), bound(pieces, room)))
+    mean = Fraction(int(load.sum()), room.cards**2)
+    return Laid(lists, most, mean, least, traffic(pieces, card, routes, room))

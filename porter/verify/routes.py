@@ -84,7 +84,7 @@ def recorder_for(
         return None
     if not MEASURED & set(levels):
         raise ParityError("routes are recorded at the dtype and distribution levels", "use --level dtype or all")
-    blocks = [model.network.model.layers[n].mlp for n in layers]
+    blocks = [layer.mlp for n, layer in enumerate(model.network.model.layers) if n in layers]
     counts = {int(block.experts.gate_up_proj.shape[0]) for block in blocks if hasattr(block, "experts")}
     if not counts:
         raise ParityError("no layer that is run has experts to choose from", "leave --save-routes out")
