@@ -1,8 +1,8 @@
 """How much better experts lie where the traffic is: `porter plan --routes` against simpler placements.
 
 Loads are those of the fullest card over the mean, summed over layers; nodes are those that a token goes to beside its
-own, in a layer. Of the synthetic routes every seed is a layer. Routes that were recorded are given as files of
-`porter verify --save-routes`.
+own, in a layer. Of the synthetic routes every seed is a layer; seconds are of a core. Routes that were recorded are
+given as files of `porter verify --save-routes`.
 
 usage: python benchmarks/placement.py [ROUTES.npz ...]
 """
@@ -60,9 +60,7 @@ def _row(layers: Sequence[Laid]) -> str:
 
 def main() -> None:
     """Synthetic routes by their skew, and those that were recorded."""
-    print(
-        "| routes | cards x slots | placed | fullest over mean | above the bound | other nodes | a layer, of a core |"
-    )
+    print("| routes | cards x slots | placed | fullest over mean | above the bound | other nodes | a layer |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for skew in SKEWS:
         table(f"Zipf {skew:g}", [skewed(seed, skew) for seed in SEEDS], 256, ROOMS[256])

@@ -133,15 +133,15 @@ def evened(starts: Sequence[Shelf], enough: int, seed: int) -> list[Shelf]:
         if best.load.max() <= enough:
             break
         shaken = best.copy()
-        _shake(shaken, generator)
+        shake(shaken, generator)
         even(shaken, cards, enough)
         if shaken.load.max() < best.load.max():
             best = shaken
     return [best if n == which else shelf for n, shelf in enumerate(starts)]
 
 
-def _shake(shelf: Shelf, generator: np.random.Generator) -> None:
-    """A few exchanges, the fullest card's among them."""
+def shake(shelf: Shelf, generator: np.random.Generator) -> None:
+    """A few exchanges at random, one with the fullest card among them."""
     cards, slots = shelf.place.shape
     for card in (int(shelf.load.argmax()), *generator.integers(0, cards, 2)):
         one, other = (int(card), int(generator.integers(slots))), tuple(map(int, generator.integers(0, (cards, slots))))

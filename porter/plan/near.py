@@ -22,7 +22,7 @@ def gather(shelf: Shelf, pieces: Pieces, routes: np.ndarray, most: int) -> None:
     chosen = _chosen(pieces, shelf.cards(), routes, room)
     for area in (room.node_of, np.arange(room.cards)):
         for _ in range(ROUNDS):
-            if not _pass(shelf, chosen, area, most * np.bincount(area)):
+            if not _Look(shelf, chosen, area, most * np.bincount(area)).exchange():
                 break
             for node in range(room.nodes):
                 even(shelf, np.flatnonzero(room.node_of == node))
@@ -37,79 +37,71 @@ def _chosen(pieces: Pieces, card: np.ndarray, routes: np.ndarray, room: Room) ->
     return found
 
 
-def _pass(shelf: Shelf, chosen: np.ndarray, area: np.ndarray, most: np.ndarray) -> bool:
-    """Looks at every exchange and makes those that hold good, the most promising first; whether there was any. Of the
-    area that each card is in [cards], no more than `most` [areas] is asked.
-    """
-    room = shelf.room
-    place = shelf.place.reshape(-1)
-    card = np.repeat(np.arange(room.cards), room.slots)
-    node = room.node_of[card]
-    here = chosen[:, place]
-    hits = here @ np.eye(room.nodes, dtype=np.float32)[node]
-    gain = _gains(here, hits, node)
-    gain[_closed(shelf, place, card, area, most)] = 0
-    first, second = np.triu_indices(len(place), 1)
-    value = gain[first, second]
-    best = np.argsort(value, kind="stable")[:BEST]
-    made = False
-    for n in best[value[best] < 0]:
-        q, r = int(first[n]), int(second[n])
-        made |= _try(shelf, here, hits, (q, r), (int(node[q]), int(node[r])), area, most)
-    return made
+class _Look:
+    """A placement as it is when all exchanges are looked at: Q places, T tokens."""
 
+    def __init__(self, shelf: Shelf, chosen: np.ndarray, area: np.ndarray, most: np.ndarray) -> None:
+        room = shelf.room
+        self.shelf, self.area, self.most = shelf, area, most
+        self.place = shelf.place.reshape(-1).copy()
+        self.card = np.repeat(np.arange(room.cards), room.slots)
+        self.node = room.node_of[self.card]
+        self.here = chosen[:, self.place]  # [T, Q]: what of a token lies in each place
+        self.hits = self.here @ np.eye(room.nodes, dtype=np.float32)[self.node]  # [T, nodes]
+        # A node costs as many cards as it does not have: from these a token goes to another when it goes there.
+        self.cost = (room.cards - np.bincount(room.node_of)).astype(np.float32)
 
-def _gains(here: np.ndarray, hits: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """By how many nodes tokens go farther when two places are exchanged [Q, Q]; below zero is a gain.
+    def exchange(self) -> bool:
+        """Makes the exchanges that hold good, the most promising first; whether there was any."""
+        gain = self._gains()
+        gain[self._closed()] = 0
+        first, second = np.triu_indices(len(self.place), 1)
+        value = gain[first, second]
+        best = np.argsort(value, kind="stable")[:BEST]
+        made = [self._try(int(first[n]), int(second[n])) for n in best[value[best] < 0]]
+        return any(made)
 
-    What leaves a node takes it from tokens that have nothing else there, and gives another to those that have nothing
-    there yet; a token that chose both stays as it was. Whole numbers, which float32 adds up exactly.
-    """
-    alone = here * (hits[:, node] == 1)
-    moved = here.T @ (hits == 0).astype(np.float32) - alone.sum(axis=0)[:, None]  # [Q, nodes]
-    both = alone.T @ here
-    change = moved[:, node] + both
-    return np.asarray(change + change.T)
+    def _gains(self) -> np.ndarray:
+        """By how much farther tokens go when two places are exchanged [Q, Q]; below zero is a gain.
 
+        What leaves a node takes it from tokens that have nothing else there, and gives another to those that have
+        nothing there yet; for a token that chose both nothing changes. Whole numbers, added up exactly in float32.
+        """
+        alone = self.here * (self.hits[:, self.node] == 1) * self.cost[self.node]
+        reached = (self.here.T @ (self.hits == 0).astype(np.float32)) * self.cost  # [Q, nodes]
+        change = (reached - alone.sum(axis=0)[:, None])[:, self.node] + alone.T @ self.here
+        return np.asarray(change + change.T)
 
-def _closed(shelf: Shelf, place: np.ndarray, card: np.ndarray, area: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Exchanges that are none, make an area too full, or put two copies side by side [Q, Q]."""
-    node, weight = shelf.room.node_of[card], shelf.weight[place]
-    load = _loads(shelf, area)
-    grown = load[area[card]][:, None] - weight[:, None] + weight  # of the first's area, with the second's piece
-    full = grown > np.maximum(most, load)[area[card]][:, None]
-    barred = shelf.barred(place[:, None], card[:, None], card)
-    return np.asarray((node[:, None] == node) | full | full.T | barred | barred.T)
+    def _closed(self) -> np.ndarray:
+        """Exchanges that are none, make an area too full, or put two copies side by side [Q, Q]."""
+        weight, area, load = self.shelf.weight[self.place], self.area[self.card], self._loads()
+        grown = load[area][:, None] - weight[:, None] + weight  # of the first's area, with the second's piece
+        full = grown > np.maximum(self.most, load)[area][:, None]
+        barred = self.shelf.barred(self.place[:, None], self.card[:, None], self.card)
+        return np.asarray((self.node[:, None] == self.node) | full | full.T | barred | barred.T)
 
+    def _loads(self) -> np.ndarray:
+        found = np.zeros(len(self.most), np.int64)
+        np.add.at(found, self.area, self.shelf.load)
+        return found
 
-def _loads(shelf: Shelf, area: np.ndarray) -> np.ndarray:
-    found = np.zeros(area[-1] + 1, np.int64)
-    np.add.at(found, area, shelf.load)
-    return found
-
-
-def _try(
-    shelf: Shelf,
-    here: np.ndarray,
-    hits: np.ndarray,
-    pair: tuple[int, int],
-    nodes: tuple[int, int],
-    area: np.ndarray,
-    most: np.ndarray,
-) -> bool:
-    """Exchanges two places if that still holds what was promised, after those that were exchanged before."""
-    places = [divmod(q, shelf.room.slots) for q in pair]
-    cards = np.array([place[0] for place in places])
-    pieces = np.array([shelf.place[place] for place in places])
-    weight, load = shelf.weight[pieces], _loads(shelf, area)
-    grown = load[area[cards]] + weight[::-1] - weight
-    if (grown > np.maximum(most, load)[area[cards]]).any() or shelf.barred(pieces, cards, cards[::-1]).any():
-        return False
-    leaves = here[:, pair[0]] - here[:, pair[1]]
-    new = hits[:, nodes[0]] - leaves, hits[:, nodes[1]] + leaves
-    if sum(int((now > 0).sum()) - int((hits[:, n] > 0).sum()) for n, now in zip(nodes, new, strict=True)) >= 0:
-        return False
-    shelf.swap(*places)
-    hits[:, nodes[0]], hits[:, nodes[1]] = new
-    here[:, list(pair)] = here[:, list(pair[::-1])]
-    return True
+    def _try(self, q: int, r: int) -> bool:
+        """Exchanges two places if that still holds what was promised, after those that were exchanged before."""
+        shelf, pair = self.shelf, [q, r]
+        places = [divmod(n, shelf.room.slots) for n in pair]
+        cards, load = self.card[pair], self._loads()
+        pieces = np.array([shelf.place[place] for place in places])
+        area, weight = self.area[cards], shelf.weight[pieces]
+        grown = load[area] + weight[::-1] - weight
+        if (grown > np.maximum(self.most, load)[area]).any() or shelf.barred(pieces, cards, cards[::-1]).any():
+            return False
+        nodes = self.node[pair]
+        moved = self.here[:, q] - self.here[:, r]
+        before = self.hits[:, nodes]
+        after = before + np.stack([-moved, moved], axis=1)
+        if ((after > 0).sum(axis=0) - (before > 0).sum(axis=0)) @ self.cost[nodes] >= 0:
+            return False
+        shelf.swap(*places)
+        self.hits[:, nodes] = after
+        self.here[:, pair] = self.here[:, pair[::-1]]
+        return True
