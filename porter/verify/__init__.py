@@ -79,8 +79,6 @@ def verify(
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
         ran = _run(port, model, against, stages, run, tokens, texts, watch, device, recorder)
-    if recorder and ran.asked:
-        notes.append(recorder.write(ran.asked.source))
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -137,6 +135,7 @@ def _run(
         others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device, recorder)
         found += others
         notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
+        notes += [recorder.write(asked.source)] if recorder and asked else []
         if "distribution" in levels and not stages.resident:
             notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes))
