@@ -71,7 +71,7 @@ def place(routes: np.ndarray, experts: int, room: Room, slack: Fraction = SLACK)
         for shelf in _others(first, allowed, WORK // (room.places**2 * len(routes))) if first else ():
             gather(shelf, pieces, routes, allowed)
             cards.append(shelf.cards())
-    every = [_laid(pieces, card, routes, room) for card in cards if fullest(card) <= allowed]
+    every = [weighed(pieces, card, routes, room) for card in cards if fullest(card) <= allowed]
     return min(every, key=lambda laid: (laid.traffic.nodes, laid.most, laid.traffic.cards))
 
 
@@ -91,10 +91,11 @@ def _others(first: Shelf, allowed: int, count: int) -> Iterator[Shelf]:
 def simply(name: str, routes: np.ndarray, experts: int, room: Room) -> Laid:
     """One of the SIMPLE placements, to compare with."""
     pieces = cut(np.bincount(routes.reshape(-1), minlength=experts), room)
-    return _laid(pieces, SIMPLE[name](pieces, room), routes, room)
+    return weighed(pieces, SIMPLE[name](pieces, room), routes, room)
 
 
-def _laid(pieces: Pieces, card: np.ndarray, routes: np.ndarray, room: Room) -> Laid:
+def weighed(pieces: Pieces, card: np.ndarray, routes: np.ndarray, room: Room) -> Laid:
+    """What it costs to have the pieces on these cards [P]."""
     load = loads(pieces, card, room)
     lists = tuple(tuple(int(e) for e in pieces.expert[card == c]) for c in range(room.cards))
     most, least = (Fraction(whole, room.cards) for whole in (int(load.max()), bound(pieces, room)))

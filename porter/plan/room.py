@@ -80,6 +80,11 @@ def cut(counts: np.ndarray, room: Room) -> Pieces:
         if heaviest[best] <= 0:
             break
         copies[best] += 1
+    return dealt(copies, counts, room)
+
+
+def dealt(copies: np.ndarray, counts: np.ndarray, room: Room) -> Pieces:
+    """So many copies of each expert, the cards dealt to them evenly."""
     expert = np.repeat(np.arange(len(counts)), copies)
     number = np.concatenate([np.arange(n) for n in copies])
     each, more = np.divmod(room.cards, copies[expert])
