@@ -47,6 +47,9 @@ def convert(
     quantize: options.QUANTIZE = "none",
     shard_size: options.SHARD_SIZE = "4GiB",
     shape: options.SHAPE = None,
+    tp: options.TP = 1,
+    ep: options.EP = 1,
+    pp: options.PP = 1,
     executor: options.EXECUTOR = options.Executor.local,
     digests: options.DIGESTS = False,
     sign: options.SIGN = None,
@@ -56,7 +59,7 @@ def convert(
     as_json: options.JSON = False,
 ) -> None:
     """Convert a checkpoint into a port for a target. Interrupted, the same command goes on where it stopped."""
-    from porter import port, render
+    from porter import port, render, render_conversion
     from porter.progress import progress
 
     with progress(quiet=as_json) as watch:
@@ -71,6 +74,9 @@ def convert(
             quantize=quantize,
             shard_size=shard_size,
             shape=shape,
+            tp=tp,
+            ep=ep,
+            pp=pp,
             executor=executor,
             digests=digests,
             sign=sign,
@@ -79,21 +85,24 @@ def convert(
             dry_run=dry_run,
             watch=watch,
         )
-    render.print_json(result) if as_json else render.print_conversion(result)
+    render.print_json(result) if as_json else render_conversion.print_conversion(result)
     if not result.get("fits", True):
         raise PorterError("the port does not fit on that disk", "make room or choose another folder")
 
 
 @app.command()
 def verify(
-    port: options.PORT,
-    against: options.AGAINST,
+    port: options.VERIFIED,
+    against: options.AGAINST = None,
     level: options.LEVEL = options.Level.all,
     public_key: options.PUBLIC_KEY = None,
     tokens: options.TOKENS = 8,
     prompts: options.PROMPTS = None,
     layers: options.LAYERS = None,
     memory: options.MEMORY = None,
+    launch: options.LAUNCH = None,
+    bisect: options.BISECT = None,
+    replay: options.REPLAY = False,
     files: options.REPORT = None,
     runtime: options.RUNTIME = None,
     provider: options.PROVIDER = None,
@@ -105,24 +114,31 @@ def verify(
     from porter import recorded, render, reports
     from porter.progress import progress
 
-    reports.check_files(files or (), (port, against))
+    reports.check_files(files or (), [folder for folder in (port, against) if folder])
     every = tuple(str(one) for one in options.Level if one is not options.Level.all)
     with progress(quiet=as_json) as watch:
-        document, code = recorded.verify(
-            port,
-            against,
-            levels=every if level is options.Level.all else (str(level),),
-            fresh=fresh,
-            public_key=public_key,
-            tokens=tokens,
-            prompts=prompts,
-            layers=layers,
-            memory=memory,
-            runtime=runtime,
-            provider=provider,
-            save_routes=save_routes,
-            watch=watch,
-        )
+        if replay:
+            document, code = recorded.replay(port, against)
+        elif against is None:
+            raise PorterError("Missing option '--against'", "`porter verify --help` lists what it takes")
+        else:
+            document, code = recorded.verify(
+                port,
+                against,
+                levels=every if level is options.Level.all else (str(level),),
+                fresh=fresh,
+                public_key=public_key,
+                tokens=tokens,
+                prompts=prompts,
+                layers=layers,
+                memory=memory,
+                launch=launch,
+                bisect=bisect,
+                runtime=runtime,
+                provider=provider,
+                save_routes=save_routes,
+                watch=watch,
+            )
     render.print_json(document) if as_json else render.print_parity(document)
     reports.write_files(files or (), document)
     render.print_commands(reports.annotations_for(files or (), document))

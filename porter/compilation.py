@@ -80,8 +80,9 @@ def _run(step: Mapping[str, Any], refusals: Sequence[str], folder: Path, log: Te
             say(line.rstrip("\n"))
             if found is None and any(re.search(pattern, line) for pattern in refusals):
                 found = line.strip()
-    products = [digest_of(folder / product) for product in step["products"] if (folder / product).is_file()]
-    absent = [product for product in step["products"] if not (folder / product).is_file()]
+    there = [product for product in step["products"] if (folder / product).is_file()]
+    products = [digest_of(folder / product) | {"file": product} for product in there]
+    absent = [product for product in step["products"] if product not in there]
     if found is None and process.returncode:
         found = f"the tool ended with {process.returncode}"
     if found is None and absent:

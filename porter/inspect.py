@@ -18,6 +18,8 @@ from porter.package.files import MANIFEST, digest_of
 
 CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "F32": 4, "F16": 2, "BF16": 2}
 
+CARDS = ("tp", "ep", "pp", "cards")
+
 
 def inspect(path: Path) -> dict[str, Any]:
     """What is known of a checkpoint folder or a port folder; the result is what `--json` prints.
@@ -54,15 +56,27 @@ def _checkpoint(model: Model) -> dict[str, Any]:
     }
 
 
+def _leads(rank: dict[str, Any]) -> bool:
+    """Whether it is the first card of its stage: all of them have the same operators."""
+    return bool(rank["tp"] == rank["ep"] == 0)
+
+
 def _port(port: Port) -> dict[str, Any]:
     manifest, operators, phases = port.manifest, Counter[str](), []
+    led = {
+        file
+        for rank in manifest.get("split", {}).get("ranks", [])
+        if _leads(rank)
+        for file in next(iter(rank["segments"].values()))
+    }
     for path, entry in zip(port.graphs, manifest["graphs"], strict=True):
         if digest_of(path)["sha256"] != entry["sha256"]:
             raise PortError(f"'{path}' was changed since it was written", "convert the checkpoint again")
         graph = ir.from_proto(onnx.load(path, load_external_data=False)).graph
         found = Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in all_nodes(graph))
         phases.append({"file": entry["file"], "phase": entry["phase"], "nodes": found.total()})
-        operators = operators or found
+        operators = operators + found if entry["file"] in led else operators or found
+    split = {"split": {name: manifest["split"][name] for name in CARDS}} if led else {}
     copied = (
         "family",
         "model_type",
@@ -81,6 +95,7 @@ def _port(port: Port) -> dict[str, Any]:
         "kind": "port",
         "path": str(port.folder),
         **{key: manifest.get(key) for key in copied},  # an older porter wrote fewer of them
+        **split,
         "bytes": sum(e["bytes"] for e in manifest["weights"]),
         "cache_bytes_per_token_per_layer": manifest["cache_width"] * CACHE_BYTES[manifest["dtype"]],
         "graphs": phases,

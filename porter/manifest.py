@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ SCHEMA_VERSION = 1
 FIELDS = dict.fromkeys(("family", "model_type", "target", "frontend", "dtype"), str) | dict.fromkeys(
     ("minimum_past", "parameters", "active_parameters", "layers", "cache_width"), int
 )
+RANK_FOLDER = r"rank-\d{2,}"
 ENTRY = {"file": str, "bytes": int, "sha256": str}
 
 
@@ -47,6 +49,12 @@ class Port:
 
     folder: Path
     manifest: dict[str, Any]
+    launched: bool = False  # whether its ranks are to be run as processes of their own
+
+    @property
+    def cards(self) -> int:
+        """How many cards it is for."""
+        return int(self.manifest["split"]["cards"]) if "split" in self.manifest else 1
 
     @property
     def dtype(self) -> str:
@@ -68,13 +76,21 @@ class Port:
         if self.manifest.get("shape") is None:
             return []
         found = []
-        for entry in self.manifest["graphs"]:
+        for entry in self._wholes():
             shapes = {value["name"]: value["shape"] for value in entry["inputs"]}
             (batch, sequence), context = shapes["input_ids"], shapes["attention_mask"][1]
             for gear in entry.get("gears", [{}]):
                 sizes = batch, gear.get("sequence", sequence), gear.get("context", context)
                 found.append(FixedSize(entry["file"], *sizes))
         return found
+
+    def _wholes(self) -> list[dict[str, Any]]:
+        """The entries of the graphs; of a port for several cards, whose graphs are cut, what their segments say."""
+        if self.cards == 1:
+            return list(self.manifest["graphs"])
+        inputs = {entry["file"]: entry["inputs"] for entry in self.manifest["graphs"]}
+        segments = self.manifest["split"]["ranks"][0]["segments"].items()
+        return [{"file": file, "inputs": [v for part in parts for v in inputs[part]]} for file, parts in segments]
 
     @property
     def context(self) -> int | None:
@@ -99,9 +115,15 @@ def open_port(folder: Path) -> Port:
     if wrong:
         raise PortError(f"'{path}' is damaged: {wrong[0]} is missing or makes no sense", "convert the checkpoint again")
     for name in listed:
-        if Path(name).name != name or not (folder / name).is_file():
+        if not _is_inside(name) or not (folder / name).is_file():
             raise PortError(f"'{folder}' lacks '{name}', which its manifest lists", "convert the checkpoint again")
     return Port(folder, manifest)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file lies in the port, or in the folder of a rank there."""
+    folder, _, file = name.rpartition("/")
+    return Path(file).name == file and (not folder or re.fullmatch(RANK_FOLDER, folder) is not None)
 
 
 def take_digests(port: Port) -> Port:
@@ -141,12 +163,15 @@ def describe(
     steps: Sequence[Step],
     written: Sequence[dict[str, Any]],
     shards: Sequence[dict[str, Any]],
+    split: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a port, but for the files that are yet to be written: `written` are the entries of its weight
-    files with the source ranges they were made of, `shards` those of the checkpoint's files that the graph points into.
+    files with the source ranges they were made of, `shards` those of the checkpoint's files that the graph points into;
+    `split` what is to be said of several cards.
     """
     model, target, attention = work.model, work.target, work.order.attention
     forms, sizes = model.family.forms, census(model.network)
+    meant = [p for network in work.networks for p in network.quantizable() if model.quantization]
     return {
         "schema_version": SCHEMA_VERSION,
         "porter": __version__,
@@ -156,7 +181,7 @@ def describe(
         "frontend": target.frontend.name,
         "dtype": work.dtype_name,
         "quantize": None if model.quantization is None else str(model.quantization),
-        "left_in_float": [p.name for p in model.network.quantizable() if model.quantization and not p.quantization],
+        "left_in_float": list(dict.fromkeys(p.name for p in meant if not p.quantization)),
         "attention": (forms[0] if attention == "auto" else attention) if forms else None,
         "shape": None if work.shape is None else str(work.shape),
         "minimum_past": work.minimum_past,
@@ -164,6 +189,7 @@ def describe(
         "active_parameters": sizes.active_parameters,
         "layers": sizes.layers,
         "cache_width": sizes.cache_width,
+        **({"split": split} if split else {}),
         "graphs": [
             {
                 "file": phase.file,

@@ -14,9 +14,12 @@ from porter.checkpoint import Checkpoint, open_checkpoint
 from porter.errors import FamilyError
 from porter.families import Family, family_of
 from porter.families._config import DecoderConfig
+from porter.layout import Indivisible, Layout
 from porter.quantize import Quantization
 from porter.source import Source
-from porter.weights import Binding, bind
+from porter.weights import Binding, bind, share
+
+LOOK_FURTHER = 64  # cards beyond twice as many as were asked for
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,47 @@ def understand(folder: Path, attention: str = "auto", quantization: Quantization
         _quantize(network, quantization)
     binding = bind(network.named_parameters(), family.weights(config), family.drops(config), source)
     return Model(checkpoint, family, config, network, quantization, source, binding)
+
+
+def shared_out(model: Model, attention: str, layout: Layout) -> tuple[Model, ...]:
+    """The model of each of several cards, in order: its share of the network, and of the bytes.
+
+    Raises Indivisible where they do not divide its sizes, saying which numbers do, and FamilyError where a weight
+    cannot be cut.
+    """
+    if layout.ep > 1 and not any(hasattr(layer.mlp, "experts") for layer in model.network.model.layers):
+        raise Indivisible(
+            f"{model.config.model_type} has no experts to divide over --ep {layout.ep}", "use --tp or --pp"
+        )
+    try:
+        networks = [model.family.build(model.config, attention, rank) for rank in layout.ranks()]
+    except Indivisible as error:
+        raise Indivisible(error.message, _next_sizes(model, attention, layout)) from None
+    if model.quantization is not None:
+        for network in networks:
+            _quantize(network, model.quantization)
+    bindings = (share(model.binding, network.named_parameters()) for network in networks)
+    return tuple(dataclasses.replace(model, network=n, binding=b) for n, b in zip(networks, bindings, strict=True))
+
+
+def _next_sizes(model: Model, attention: str, layout: Layout) -> str:
+    """For each option that does not fit, the nearest numbers of cards below and above that do."""
+    found = []
+    for name in ("tp", "ep", "pp"):
+        asked = getattr(layout, name)
+        if not _divides(model, attention, Layout(**{name: asked})):
+            good = [n for n in range(1, 2 * asked + LOOK_FURTHER) if _divides(model, attention, Layout(**{name: n}))]
+            near = [max(n for n in good if n < asked), *[n for n in good if n > asked][:1]]
+            found.append(f"--{name} {' or '.join(map(str, near))}")
+    return f"these do: {', '.join(found)}"
+
+
+def _divides(model: Model, attention: str, layout: Layout) -> bool:
+    try:
+        model.family.build(model.config, attention, layout)
+    except Indivisible:
+        return False
+    return True
 
 
 def _quantize(network: Decoder, form: Quantization) -> None:

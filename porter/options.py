@@ -104,6 +104,11 @@ SHAPE = Annotated[
         "lengths as 128/512."
     ),
 ]
+TP = Annotated[
+    int, typer.Option("--tp", min=1, help="Cards that heads, inner sizes and the vocabulary are divided over.")
+]
+EP = Annotated[int, typer.Option("--ep", min=1, help="Cards that the experts are divided over.")]
+PP = Annotated[int, typer.Option("--pp", min=1, help="Cards that the layers are divided over; tp * ep * pp in all.")]
 EXECUTOR = Annotated[
     Executor, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
 ]
@@ -118,7 +123,8 @@ JOBS = Annotated[int | None, typer.Option(min=1, help="Threads that read, cast a
 DRY_RUN = Annotated[bool, typer.Option("--dry-run", help="Tell the bytes, memory and room needed; write nothing.")]
 
 PORT = Annotated[Path, typer.Argument(help="A port folder.")]
-AGAINST = Annotated[Path, typer.Option("--against", help="The checkpoint that it was made from.")]
+VERIFIED = Annotated[Path, typer.Argument(metavar="PORT", help="A port folder; with --replay what --bisect wrote.")]
+AGAINST = Annotated[Path | None, typer.Option("--against", help="The checkpoint that it was made from; must be given.")]
 LEVEL = Annotated[
     Level,
     typer.Option(
@@ -146,6 +152,11 @@ MEMORY = Annotated[
     str | None,
     typer.Option(help="How much to use, as 6GB: a larger model is run layer by layer. Most of what is free."),
 ]
+BISECT = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where semantics fails, save the first block that is wrong, to be run alone."),
+]
+REPLAY = Annotated[bool, typer.Option("--replay", help="Run a block that --bisect saved, against what was saved.")]
 REPORT = Annotated[
     list[Path] | None,
     typer.Option(
@@ -171,6 +182,10 @@ SAVE_ROUTES = Annotated[
 ]
 FRESH = Annotated[
     bool, typer.Option("--fresh", help="Verify anew, even where nothing changed since a verdict that is recorded.")
+]
+
+LAUNCH = Annotated[
+    int | None, typer.Option(min=2, help="Run a port of several cards as so many processes, through torchrun.")
 ]
 
 PATH = Annotated[Path, typer.Argument(help="A checkpoint folder or a port folder.")]

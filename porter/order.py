@@ -11,9 +11,11 @@ from typing import Any
 import onnx_ir as ir
 
 from porter import __version__
+from porter.blocks.decoder import Decoder
 from porter.cast import largest
 from porter.errors import FamilyError, TargetError, first_few
-from porter.model import Model, understand
+from porter.layout import Layout
+from porter.model import Model, shared_out, understand
 from porter.package.plan import DTYPES, SAFETENSORS, SHARD_BYTES, PlannedFile, plan_files
 from porter.package.reference import Reference, reference
 from porter.quantize import Quantization
@@ -35,6 +37,33 @@ class Order:
     quantize: str = "none"
     shard_size: int = SHARD_BYTES
     shape: str | None = None
+    tp: int = 1
+    ep: int = 1
+    pp: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        """How many cards there are, and what is divided over them."""
+        return Layout(self.tp, self.ep, self.pp)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of several cards: its share of the network, and the files in its folder with its share of the weights."""
+
+    layout: Layout
+    model: Model
+    files: tuple[PlannedFile, ...]
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie in the port."""
+        return folder_of(self.layout.rank)
+
+
+def folder_of(rank: int) -> str:
+    """The folder of a rank, as file names begin with it."""
+    return f"rank-{rank:02d}/"
 
 
 @dataclass(frozen=True)
@@ -50,6 +79,7 @@ class Work:
     phases: tuple[Phase, ...]
     files: tuple[PlannedFile, ...]
     references: tuple[Reference, ...]
+    ranks: tuple[Rank, ...] = ()  # none where there is one card
 
     @property
     def new_bytes(self) -> int:
@@ -59,6 +89,11 @@ class Work:
     def shards(self) -> tuple[Path, ...]:
         """The checkpoint's files that the graph points into."""
         return tuple(sorted({r.file for r in self.references}))
+
+    @property
+    def networks(self) -> tuple[Decoder, ...]:
+        """The network of each card."""
+        return tuple(rank.model.network for rank in self.ranks) or (self.model.network,)
 
     @property
     def dtype_name(self) -> str:
@@ -88,15 +123,33 @@ def work_out(order: Order) -> Work:
 
     Raises CheckpointError, FamilyError or TargetError.
     """
+    _refuse_split(order)
     shape = Shape.parse(order.shape) if order.shape else None
     target = find_target(order.target, order.frontend)
     model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
     dtype, reason = _port_dtype(order, model, target)
     _refuse_overflow(model, dtype)
-    phases = _phases(shape, model, target.frontend)
+    phases = _phases(shape, model, target.frontend, order.layout)
+    if order.layout.cards > 1:
+        models = shared_out(model, order.attention, order.layout)
+        ranks = tuple(_rank(one, rank, order, dtype) for rank, one in zip(order.layout.ranks(), models, strict=True))
+        files = tuple(file for rank in ranks for file in rank.files)
+        return Work(order, target, model, dtype, reason, shape, phases, files, (), ranks)
     pointed, written = _divide(model, dtype) if order.weights == "reference" else ((), model.binding.weights)
     files = plan_files(written, dtype, order.shard_size)
     return Work(order, target, model, dtype, reason, shape, phases, files, tuple(pointed))
+
+
+def _rank(model: Model, layout: Layout, order: Order, dtype: ir.DataType) -> Rank:
+    files = plan_files(model.binding.weights, dtype, order.shard_size, folder_of(layout.rank))
+    return Rank(layout, model, files)
+
+
+def _refuse_split(order: Order) -> None:
+    """Raises TargetError for weights that cannot stay where they are: of several cards each has a part."""
+    if order.layout.cards > 1 and order.weights == "reference":
+        message = "--weights reference does not go with --tp, --ep or --pp"
+        raise TargetError(message, "leave it out, or make the port for one card")
 
 
 def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
@@ -110,8 +163,8 @@ def _refuse_overflow(model: Model, dtype: ir.DataType) -> None:
         )
 
 
-def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phase, ...]:
-    """The graphs of a port, as the front end takes their sizes."""
+def _phases(shape: Shape | None, model: Model, frontend: Frontend, layout: Layout) -> tuple[Phase, ...]:
+    """The graphs of a port, as the front end takes their sizes; what cards exchange has no gears."""
     if shape is None:
         if not frontend.open_sizes:
             raise TargetError(f"{frontend.name} takes graphs of fixed sizes only", f"give them: {EXAMPLE}")
@@ -120,7 +173,7 @@ def _phases(shape: Shape | None, model: Model, frontend: Frontend) -> tuple[Phas
     if not rotation.unbounded and longest > rotation.rope.positions():
         message = f"--shape: context {longest} is more than the {rotation.rope.positions()} positions of the model"
         raise TargetError(message, "a place of the cache is a position: give a smaller context")
-    phases = shape.phases("gears" in frontend.shapes)
+    phases = shape.phases("gears" in frontend.shapes and layout.cards == 1)
     if frontend.gears_limit is not None:
         least, most = frontend.gears_limit
         for phase in phases:

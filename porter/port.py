@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from porter.package.files import CHECKPOINT, MANIFEST, SIGNATURE, digest_of, to_
 from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_folder
 from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
+from porter.partition import part
 from porter.recipe import recipe, script
 from porter.shape import Phase
 from porter.sign import Signer
@@ -44,6 +45,9 @@ def convert(
     quantize: str = "none",
     shard_size: str = "4GiB",
     shape: str | None = None,
+    tp: int = 1,
+    ep: int = 1,
+    pp: int = 1,
     executor: str = "local",
     force: bool = False,
     jobs: int | None = None,
@@ -58,7 +62,8 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, parse_size(shard_size), shape)
+    most = parse_size(shard_size)
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, most, shape, tp, ep, pp)
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     to = Destination(output, force, inside)
@@ -67,24 +72,21 @@ def convert(
     watch("reading config.json and headers", 0, 0)
     work = work_out(order)
     watch("building the graph", 0, 0)
-    built, lowering = _lowered(work, output)
+    built, lowering, split = _lowered(work, output)
     graphs = {phase.file: ir.to_proto(model).SerializeToString(deterministic=True) for phase, model in built}
     steps = recipe(work.target, built, work.dtype_name, work.model.config.max_position_embeddings)
     extras = (*(("compile.sh",) if steps else ()), *((SIGNATURE,) if signer else ()))
-    names = (*graphs, *(f.name for f in work.files), *extras)
-    to = replace(to, names=names)
+    to = replace(to, names=(*graphs, *(f.name for f in work.files), *extras))
     to.refuse()
     refuse_links(work.shards())
+    size = sum(map(len, graphs.values()))
     if dry_run:
-        return _foreseen(work, to, sum(map(len, graphs.values())), jobs or cores())
-    size = work.new_bytes + sum(map(len, graphs.values()))
-    with new_folder(to, work.parameters(tuple(graphs.values())), size) as partial:
-        if not inside:
-            for shard in work.shards():
-                clone(shard, partial / shard.name)
+        return _foreseen(work, to, size, jobs or cores())
+    with new_folder(to, work.parameters(tuple(graphs.values())), work.new_bytes + size) as partial:
+        _prepare(work, partial, inside)
         entries = write_files(work, partial, jobs, lambda done: watch("writing weights", done, work.new_bytes))
         shards = _shard_entries(work, digests or signer is not None, watch)
-        manifest = describe(work, built, lowering, steps, entries, shards)
+        manifest = describe(work, built, lowering, steps, entries, shards, split)
         for entry in manifest["graphs"]:
             entry |= write_file(partial, entry["file"], graphs[entry["file"]])
         manifest["files"] = _carry(work, partial, inside) + _script(partial, script(steps))
@@ -93,8 +95,16 @@ def convert(
     return _result(output, manifest, time.monotonic() - begun) | more
 
 
-def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], dict[str, int]]:
-    """The graph of each phase, all of one set of weights, and what became of their functions together."""
+Lowered = tuple[Sequence[tuple[Phase, ir.Model]], dict[str, int], dict[str, Any] | None]
+
+
+def _lowered(work: Work, output: Path) -> Lowered:
+    """The graph of each phase, all of one set of weights, and what became of their functions together; of a port for
+    several cards the segments of all, and what the manifest says of them.
+    """
+    if work.ranks:
+        parted = part(work, output)
+        return parted.segments, parted.lowering, parted.split
     found, report = [], Counter[str]()
     for phase in work.phases:
         graph = work.model.network.build(work.dtype, phase.sizes)
@@ -104,7 +114,15 @@ def _lowered(work: Work, output: Path) -> tuple[list[tuple[Phase, ir.Model]], di
         model, counts = lower(graph, work.target.frontend)
         found.append((phase, model))
         report.update(counts)
-    return found, dict(report)
+    return found, dict(report), None
+
+
+def _prepare(work: Work, folder: Path, inside: bool) -> None:
+    """What must be there before weights are written: clones of shards, folders of ranks."""
+    for shard in () if inside else work.shards():
+        clone(shard, folder / shard.name)
+    for rank in work.ranks:
+        (folder / rank.folder).mkdir(exist_ok=True)
 
 
 def _shard_entries(work: Work, digests: bool, watch: Watch) -> list[dict[str, Any]]:
@@ -195,6 +213,7 @@ def _result(output: Path, manifest: dict[str, Any], seconds: float) -> dict[str,
         "schema_version": SCHEMA_VERSION,
         "port": str(output),
         **{key: manifest[key] for key in keys},
+        **({"split": manifest["split"]} if "split" in manifest else {}),
         "dropped": len(manifest["source"]["dropped"]),
         "seconds": round(seconds, 3),
         "peak_rss_bytes": _peak(),

@@ -54,6 +54,10 @@ def verify(
     Raises what `porter.verify.verify` does, whose `options` these are.
     """
     begun = time.monotonic()
+    if (folder := options.get("bisect")) is not None:  # before digests are taken, which may take minutes
+        from porter.verify.conditions import check_free
+
+        check_free(folder, levels)
     watch("taking digests")
     digests = Digests(cache_folder())
     subject, record = _subject(digests, port, against), None
@@ -70,6 +74,17 @@ def verify(
     if record is not None and _subject(digests, port, against) == subject:  # nothing was changed meanwhile
         write_object(record, {"form": FORM, "exit_code": report.exit_code, "document": document, "at": _now()})
     return document, report.exit_code
+
+
+def replay(folder: Path, against: Path | None) -> tuple[dict[str, Any], int]:
+    """The document and exit code of a block that `bisect` saved: run anew each time, for it is there to be changed.
+
+    Raises what `porter.verify.replay_block` does.
+    """
+    from porter.verify import replay_block
+
+    report = replace(replay_block(folder, against), versions=versions())
+    return report.to_json(), report.exit_code
 
 
 def versions() -> dict[str, str | None]:
@@ -126,7 +141,7 @@ def _subject(digests: Digests, port: Path, against: Path) -> Subject | None:
         manifest = json.loads((port / MANIFEST).read_bytes())
         names = {str(entry["file"]) for part in PARTS for entry in manifest[part]}
         names |= {SIGNATURE} & set(os.listdir(port))
-        files = {path.name: digest for path, digest in digests.of(port / name for name in names).items()}
+        files = {p.relative_to(port).as_posix(): d for p, d in digests.of(port / name for name in names).items()}
         files[MANIFEST] = hashlib.sha256(_completed(port, manifest, files)).hexdigest()
         theirs = digests.of(path for path in _of_checkpoint(against) if path.suffix in READ and path.is_file())
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -69,54 +69,6 @@ def print_rows(title: str, columns: list[str], rows: list[list[object]]) -> None
     out().print(table)
 
 
-def print_conversion(result: Mapping[str, Any]) -> None:
-    """What `porter convert` made, or would make."""
-    if result.get("dry_run"):
-        _print_foreseen(result)
-        return
-    graphs = (f"{graph['file']}: {graph['nodes']} nodes" for graph in result["graphs"])
-    lowering, shape = result["lowering"], {"shape": result["shape"]} if result["shape"] else {}
-    signed = {"signature": result["signature"]} if result["signature"] else {}
-    print_pairs(
-        f"port: {escape(result['port'])}",
-        {
-            "target": f"{result['target']} through {result['frontend']}",
-            "family": result["family"] + (f", {result['attention']} attention" if result["attention"] else ""),
-            "dtype": f"{result['dtype']}, {result['dtype_reason']}",
-            **_quantized(result),
-            **shape,
-            "graphs": ", ".join(graphs),
-            "lowering": ", ".join(f"{count} {what}" for what, count in lowering.items()),
-            "weights": f"{size(sum(w['bytes'] for w in result['weights']))} in {len(result['weights'])} file(s)",
-            "source tensors left out": result["dropped"],
-            **signed,
-            "time": f"{result['seconds']:.2f} s, peak memory {size(result['peak_rss_bytes'])}",
-        },
-    )
-
-
-def _quantized(result: Mapping[str, Any]) -> dict[str, str]:
-    """What became of the weights, where any are codes."""
-    if result["quantize"] is None:
-        return {}
-    left = len(result["left_in_float"])
-    return {"weights as codes": result["quantize"] + (f", but for {left} without whole blocks" if left else "")}
-
-
-def _print_foreseen(result: Mapping[str, Any]) -> None:
-    facts = {
-        "target": result["target"],
-        "family": result["family"],
-        "to write": f"{size(result['bytes'])}, weights in {len(result['weights'])} file(s)",
-        "free there": size(result["free_bytes"]),
-        "peak memory": f"at most {size(result['peak_memory_bytes'])}",
-    }
-    if result["referenced"]:
-        kept = sum(shard["bytes"] for shard in result["referenced"])
-        facts["stays where it is"] = f"{size(kept)} in {len(result['referenced'])} shard(s)"
-    print_pairs(f"dry run, nothing written: {escape(result['port'])}", facts)
-
-
 def print_parity(report: Mapping[str, Any]) -> None:
     """The verdict of `porter verify`: plain checks one below the other, scenarios as a grid, what was measured with its
     errors, what failed in words.
@@ -203,6 +155,8 @@ def _print_verdict(report: Mapping[str, Any]) -> None:
         greedy = "equal" if report["greedy_match"] else "not equal"
         near = f"max error {report['max_abs_error']:.2e}, cosine {report['cosine']:.12f}, KL {report['kl']:.1e}"
         out().print(f"logits: {near}; greedy tokens {greedy}", soft_wrap=True)
+    if report["located"]:
+        out().print(f"[bold]first fault:[/] {escape(_place(report['located']))}", soft_wrap=True)
     for note in report["notes"]:
         out().print(f"note: {escape(note)}", soft_wrap=True)
     verdict = {"pass": "parity holds", "fail": "parity FAILS", "inconclusive": "inconclusive"}[report["status"]]
@@ -210,6 +164,16 @@ def _print_verdict(report: Mapping[str, Any]) -> None:
     levels = f"{', '.join(others)} and {last}" if others else last
     where = f"at {levels} for {escape(report['target'])} in {report['dtype']} ({report['seconds']:.1f} s)"
     out().print(f"[{STATUS[report['status']]}]{verdict}[/] {where}")
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    """Where the first fault is, and by how much."""
+    parts = [None if found["layer"] is None else f"layer {found['layer']}", found["block"]]
+    where = ", ".join(filter(None, parts)) or found["quantity"]
+    value = f" ({found['value']} in {found['graph']})" if found["value"] else ""
+    by = f"{_value({'value': found['ratio']})} " + ("times the original's own error" if found["limit"] else "differ")
+    saved = f"; to run it alone: porter verify {found['folder']} --replay" if found["folder"] else ""
+    return f"{where}{value} in {found['scenario']}: {by}{saved}"
 
 
 def _value(check: Mapping[str, Any]) -> str:

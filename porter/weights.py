@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from porter.cast import cast
 from porter.checkpoint import Read
 from porter.errors import FamilyError, first_few
 from porter.formats import decode
+from porter.layout import Cut
 from porter.source import FLOATS, Source
 
 HOPELESS = 100_000  # tensors missing after which no more are looked for
@@ -31,12 +33,13 @@ Parts = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows start…stop of a source tensor of the given shape (all rows by default)."""
+    """Rows start…stop of a source tensor of the given shape (all by default), or of each row a part."""
 
     source: str
     shape: tuple[int, ...]
     start: int = 0
     stop: int | None = None
+    inner: tuple[tuple[int, int], ...] | None = None  # the span along each of the other axes
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -47,7 +50,14 @@ class Piece:
     def size(self) -> int:
         """How many numbers it has."""
         start, stop = self.rows
-        return (stop - start) * math.prod(self.shape[1:])
+        spans = self.inner if self.inner is not None else [(0, n) for n in self.shape[1:]]
+        return (stop - start) * math.prod(after - first for first, after in spans)
+
+    def picked(self, rows: np.ndarray) -> np.ndarray:
+        """Its part of some rows."""
+        if self.inner is None:
+            return rows
+        return np.ascontiguousarray(rows[:, *(slice(*span) for span in self.inner)])
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,43 @@ def bind(parameters: Sequence[Parameter], rules: Sequence[Rule], drops: Sequence
     for weight in weights:
         _check_pieces(weight, source)
     return Binding(tuple(weights), _account(names - used, drops, source))
+
+
+def share(binding: Binding, parameters: Sequence[Parameter]) -> Binding:
+    """What of a whole network's weights a rank holds: the same pieces, cut down to its part."""
+    whole = {weight.parameter.name: weight.pieces for weight in binding.weights}
+    weights = []
+    for parameter in parameters:
+        pieces = whole[parameter.name]
+        weights.append(Weight(parameter, pieces if parameter.cut is None else tuple(_cut(pieces, parameter.cut))))
+    return Binding(tuple(weights), binding.dropped)
+
+
+def _cut(pieces: Sequence[Piece], cut: Cut) -> Iterator[Piece]:
+    runs, at = deque(cut.rows()), 0
+    for piece in pieces:
+        first, after = piece.rows
+        each = math.prod(piece.shape[1:]) // cut.width  # rows of the weight in a row of the source
+        end = at + (after - first) * each
+        while runs and runs[0][0] < end:
+            start, stop = runs.popleft()
+            yield from _part(piece, start - at, min(stop, end) - at, each, cut)
+            if stop > end:
+                runs.appendleft((end, stop))
+        at = end
+
+
+def _part(piece: Piece, start: int, stop: int, each: int, cut: Cut) -> Iterator[Piece]:
+    """Of a piece the rows start…stop, as the weight counts them; of a stack they may be some of a row of the source."""
+    first, columns = piece.rows[0], cut.columns
+    if start % each == 0 and stop % each == 0:
+        inner = None if columns is None else (*((0, n) for n in piece.shape[1:-1]), columns)
+        yield Piece(piece.source, piece.shape, first + start // each, first + stop // each, inner)
+        return
+    for row in range(start // each, -(-stop // each)):
+        within = max(start - row * each, 0), min(stop - row * each, each)
+        inner = (within, columns or (0, cut.width))
+        yield Piece(piece.source, piece.shape, first + row, first + row + 1, inner)
 
 
 def _pieces(parameter: Parameter, rules: Sequence[Rule], names: set[str]) -> tuple[Piece, ...]:
@@ -174,15 +221,15 @@ def content(weight: Weight, piece: Piece | None, source: Source, read: Read, dty
     form = weight.parameter.quantization
     if form is None:
         for rows in source.rows(read, piece.source, *piece.rows, plain):
-            yield (rows,)
-    elif source.form(piece.source) == form:
+            yield (piece.picked(rows),)
+    elif source.form(piece.source) == form and piece.inner is None:
         for codes in source.codes(read, piece.source, *piece.rows, FLOAT32.itemsize):
             in_order = codes.order is None  # config.json need not say that groups are no neighbours
             kept = form.keep(codes.values, codes.scales, codes.zeros) if in_order else None
             yield form.encode(decode(codes, FLOAT32, piece.source), piece.source) if kept is None else kept
     else:
         for rows in source.rows(read, piece.source, *piece.rows, FLOAT32):
-            yield form.encode(rows, piece.source)
+            yield form.encode(piece.picked(rows), piece.source)
 
 
 def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -193,4 +240,4 @@ def chunks(weight: Weight, source: Source, dtype: np.dtype) -> Iterator[np.ndarr
     if weight.parameter.table is not None:
         yield cast(weight.parameter.table(), dtype, weight.parameter.name)
     for piece in weight.pieces:
-        yield from source.rows(source.checkpoint.read, piece.source, *piece.rows, dtype)
+        yield from map(piece.picked, source.rows(source.checkpoint.read, piece.source, *piece.rows, dtype))

@@ -27,11 +27,14 @@ def graph_of(port: Path, file: str = "model.onnx") -> Iterator[onnx.GraphProto]:
 
 
 @contextmanager
-def weight_of(port: Path, name: str) -> Iterator[np.memmap[Any, Any]]:
-    """A weight as it lies in the port's file, to be changed in place; the file is signed again."""
-    entry, start = header(port)[name], int.from_bytes((port / WEIGHTS).read_bytes()[:8], "little") + 8
+def weight_of(port: Path, name: str, folder: str = "") -> Iterator[np.memmap[Any, Any]]:
+    """A weight as it lies in the port's file, or in that of a rank's folder, to be changed in place; the file is signed
+    again.
+    """
+    path = port / folder / WEIGHTS
+    entry, start = header(path.parent)[name], int.from_bytes(path.read_bytes()[:8], "little") + 8
     kind, offset = KINDS[entry["dtype"]], start + entry["data_offsets"][0]
-    array = np.memmap(port / WEIGHTS, dtype=kind, mode="r+", offset=offset, shape=tuple(entry["shape"]))
+    array = np.memmap(path, dtype=kind, mode="r+", offset=offset, shape=tuple(entry["shape"]))
     yield array
     array.flush()
     sign(port)

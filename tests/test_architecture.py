@@ -20,15 +20,16 @@ from porter.target import devices, frontends
 PORTER = ROOT / "porter"
 # A module may import what stands on a lower line, and of its own package whatever it likes. Top to bottom:
 FLOORS = """
-5  cli
+5  cli run_ranks
 5  options
 5  progress
-5  render_plan render_targets
+5  render_conversion render_plan render_targets
 5  render
 5  reports
 4  recorded
 4  inspect verify
 4  catalogue compilation coverage port
+3  partition
 3  executors sign
 3  manifest
 3  order recipe
@@ -44,13 +45,14 @@ FLOORS = """
 0  graph
 0  schema shape
 0  quantize
-0  behind digests errors
+0  layout
+0  behind digests errors exchange
 """
 ORDER = {name: -n for n, line in enumerate(FLOORS.split("\n")) for name in line.split()[1:]}
 # Who may import what is heavy, foreign, or a door. The rest of porter knows neither ONNX nor a runtime.
 DOORS = {
     "typer": {"cli", "options"},
-    "rich": {"render", "render_plan", "render_targets", "progress"},
+    "rich": {"render", "render_conversion", "render_plan", "render_targets", "progress"},
     "onnx": {"schema", "graph", "passes", "inspect", "verify"},  # those that look at finished graphs
     "onnx_ir": {
         "schema",
@@ -61,6 +63,7 @@ DOORS = {
         "passes",
         "package",
         "order",
+        "partition",
         "weights",
         "lowering",
         "recipe",

@@ -149,3 +149,21 @@ def test_a_front_end_without_a_compiler_needs_none(llama_port: Path) -> None:
 
 def test_a_folder_that_is_no_port_is_refused(llama: Path) -> None:
     assert "is not a port" in run("compile", llama, "--json").refusal()
+
+
+def test_every_segment_of_every_card_is_compiled(llama: Path, tool: Callable[..., None], tmp_path: Path) -> None:
+    """Products lie beside their graphs, in the folders of the ranks, and the manifest lists them there."""
+    tool()
+    convert(llama, "ascend-910b4", tmp_path / "port", shape="sequence=8,context=32", pp=2)
+    done = run("compile", tmp_path / "port", "--json")
+    assert done.code == 0
+    steps = done.json()["steps"]
+    graphs = [entry["file"] for entry in manifest(tmp_path / "port")["graphs"]]
+    assert (
+        [step["graph"] for step in steps]
+        == graphs
+        == [f"rank-0{rank}/{name}-000.onnx" for rank in (0, 1) for name in ("prefill", "decode")]
+    )
+    assert [p["file"] for step in steps for p in step["products"]] == [g.replace(".onnx", ".om") for g in graphs]
+    digests_hold(tmp_path / "port")
+    assert run("inspect", tmp_path / "port", "--json").json()["split"] == {"tp": 1, "ep": 1, "pp": 2, "cards": 2}

@@ -14,8 +14,9 @@ from porter import source as reading
 from porter.blocks.module import Parameter
 from porter.checkpoint import open_checkpoint, write_header
 from porter.errors import FamilyError
+from porter.layout import WHOLE, Cut, Share
 from porter.source import Source
-from porter.weights import Binding, Drop, Piece, Rule, bind, chunks
+from porter.weights import Binding, Drop, Piece, Rule, bind, chunks, share
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 NAMES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", BF16: "BF16"}
@@ -140,3 +141,46 @@ def test_a_star_stands_for_the_same_prefix_on_both_sides(tmp_path: Path) -> None
     given = source(tmp_path, **{f"l__{n}__m__{e}__w": counted(2, 3) for n in range(2) for e in range(2)})
     binding = bind(parameters(l__0__m__experts=(2, 2, 3), l__1__m__experts=(2, 2, 3)), (STACK,), (), given)
     assert only_names(binding.weights[1].pieces) == ["l.1.m.0.w", "l.1.m.1.w"]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_card_reads_its_experts_and_no_others(fused: bool, tmp_path: Path) -> None:
+    both = counted(2, 2, 3)
+    given = source(tmp_path, m__fused=both) if fused else source(tmp_path, m__0__w=both[0], m__1__w=both[1])
+    whole = bind(parameters(m__experts=(2, 2, 3)), [STACK], (), given)
+    second = Parameter((1, 2, 3), name="m.experts", cut=Cut((2, 2, 3), (Share(2, 1), WHOLE, WHOLE)))
+    binding = share(whole, [second])
+    np.testing.assert_array_equal(content(binding, given)[0], both[1].reshape(-1))
+    assert sum(piece.size for weight in binding.weights for piece in weight.pieces) == 6
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_card_has_rows_or_columns_of_a_matrix(index: int, tmp_path: Path) -> None:
+    whole, own = counted(4, 6), Share(2, index)
+    given = source(tmp_path, rows=whole, columns=whole, bias=counted(4))
+    binding = bind(parameters(rows=(4, 6), columns=(4, 6), bias=(4,)), (), (), given)
+    wanted = [
+        Parameter((2, 6), name="rows", cut=Cut((4, 6), (own, WHOLE))),
+        Parameter((4, 3), name="columns", cut=Cut((4, 6), (WHOLE, own))),
+        Parameter((2,), name="bias", cut=Cut((4,), (own,))),
+    ]
+    parts = content(share(binding, wanted), given)
+    np.testing.assert_array_equal(parts[0].reshape(2, 6), whole[2 * index : 2 * index + 2])
+    np.testing.assert_array_equal(parts[1].reshape(4, 3), whole[:, 3 * index : 3 * index + 3])
+    np.testing.assert_array_equal(parts[2], np.arange(4)[2 * index : 2 * index + 2])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_card_may_have_a_part_of_every_expert(fused: bool, tmp_path: Path) -> None:
+    """Two experts of gate and up [4, 3] each: the second half of either's rows; and the last column of all."""
+    stacked = counted(2, 8, 3)
+    tensors = {f"m__{e}__{n}": p for e in range(2) for n, p in zip("gu", np.split(stacked[e], 2), strict=True)}
+    given = source(tmp_path, **({"m__fused": stacked} if fused else tensors))
+    apart = tuple(Piece(f"*.{e}.{n}", (4, 3)) for e in range(2) for n in "gu")
+    rule = Rule("*.experts", ((Piece("*.fused", (2, 8, 3)),), apart))
+    whole = bind(parameters(m__experts=(2, 8, 3)), [rule], (), given)
+    half = Parameter((2, 4, 3), name="m.experts", cut=Cut((2, 2, 4, 3), (WHOLE, WHOLE, Share(2, 1), WHOLE)))
+    expected = stacked.reshape(2, 2, 4, 3)[:, :, 2:]
+    np.testing.assert_array_equal(content(share(whole, [half]), given)[0], expected.reshape(-1))
+    last = Parameter((2, 8, 1), name="m.experts", cut=Cut((2, 8, 3), (WHOLE, WHOLE, Share(3, 2))))
+    np.testing.assert_array_equal(content(share(whole, [last]), given)[0], stacked[..., 2].reshape(-1))

@@ -13,15 +13,17 @@ from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rotation
 from porter.blocks.step import Step
 from porter.dialect import ATTENTION, ROTARY_EMBEDDING
+from porter.layout import ONE_CARD, WHOLE, Layout, Share
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One tensor of a layer's cache: [batch, heads, past, width]."""
+    """One tensor of a layer's cache: [batch, heads, past, width]; of several cards each may have a share of heads."""
 
     name: str
     heads: int
     width: int
+    share: Share = WHOLE
 
 
 class GroupedQueryAttention(Module):
@@ -37,13 +39,15 @@ class GroupedQueryAttention(Module):
         qkv_bias: bool = False,
         output_bias: bool = False,
         window: int | None = None,
+        layout: Layout = ONE_CARD,
     ) -> None:
-        self.q_proj = linear(hidden_size, heads * head_dim, qkv_bias)
-        self.k_proj = linear(hidden_size, groups * head_dim, qkv_bias)
-        self.v_proj = linear(hidden_size, groups * head_dim, qkv_bias)
-        self.o_proj = linear(heads * head_dim, hidden_size, output_bias)
-        self.heads, self.groups, self.head_dim, self.window = heads, groups, head_dim, window
-        self.cache = (CacheEntry("key", groups, head_dim), CacheEntry("value", groups, head_dim))
+        own, shared = layout.divided(heads, "attention heads"), layout.shared(groups, "key-value heads")
+        self.q_proj = linear(hidden_size, heads * head_dim, qkv_bias, rows=own)
+        self.k_proj = linear(hidden_size, groups * head_dim, qkv_bias, rows=shared)
+        self.v_proj = linear(hidden_size, groups * head_dim, qkv_bias, rows=shared)
+        self.o_proj = linear(heads * head_dim, hidden_size, output_bias, columns=own)
+        self.heads, self.groups, self.head_dim, self.window = own.of(heads), shared.of(groups), head_dim, window
+        self.cache = tuple(CacheEntry(name, self.groups, head_dim, shared) for name in ("key", "value"))
 
     def forward(
         self, step: Step, x: ir.Value, rotation: Rotation, past: Sequence[ir.Value]
@@ -92,9 +96,17 @@ class NormedGroupedQueryAttention(GroupedQueryAttention):
         qkv_bias: bool = False,
         output_bias: bool = False,
         window: int | None = None,
+        layout: Layout = ONE_CARD,
     ) -> None:
         super().__init__(
-            hidden_size, heads, groups, head_dim, qkv_bias=qkv_bias, output_bias=output_bias, window=window
+            hidden_size,
+            heads,
+            groups,
+            head_dim,
+            qkv_bias=qkv_bias,
+            output_bias=output_bias,
+            window=window,
+            layout=layout,
         )
         self.q_norm = RMSNorm(head_dim, epsilon)
         self.k_norm = RMSNorm(head_dim, epsilon)

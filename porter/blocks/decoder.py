@@ -15,8 +15,11 @@ from porter.blocks.rope import Rope, Rotation
 from porter.blocks.step import GrowingStep, PositionedStep, Step
 from porter.errors import GraphError
 from porter.graph import Graph
+from porter.layout import ONE_CARD, Layout
 from porter.quantize import Quantization
 from porter.shape import GROWING, Sizes
+
+HIDDEN = "hidden_states"  # what a stage of a pipeline is given by the one before it
 
 
 class DecoderLayer(Module):
@@ -40,33 +43,60 @@ class DecoderLayer(Module):
 
 
 class Body(Module):
-    """`model.` of a Hugging Face checkpoint."""
+    """`model.` of a Hugging Face checkpoint, or what of it a stage of a pipeline has: layers from number `start` on."""
 
     def __init__(
-        self, vocabulary: int, hidden_size: int, epsilon: float, layers: list[DecoderLayer], rope: Rope
+        self,
+        vocabulary: int,
+        hidden_size: int,
+        epsilon: float,
+        layers: list[DecoderLayer],
+        rope: Rope,
+        *,
+        tied: bool,
+        layout: Layout,
+        start: int,
     ) -> None:
-        self.embed_tokens = Embedding(vocabulary, hidden_size)
+        if layout.first or (layout.last and tied):
+            share = layout.divided(vocabulary, "words of the vocabulary")
+            self.embed_tokens = Embedding(vocabulary, hidden_size, share)
         self.rotary_emb = rope.module()
-        self.layers = ModuleList(list(layers))
-        self.norm = RMSNorm(hidden_size, epsilon)
+        self.layers = ModuleList(list(layers), start)
+        if layout.last:
+            self.norm = RMSNorm(hidden_size, epsilon)
 
-    def forward(self, step: Step, past: Sequence[Sequence[ir.Value]]) -> tuple[ir.Value, list[list[ir.Value]]]:
-        x, rotation, caches = self.embed_tokens(step, step.input_ids), self.rotary_emb(step), []
+    def forward(
+        self, step: Step, past: Sequence[Sequence[ir.Value]], hidden: ir.Value | None
+    ) -> tuple[ir.Value, list[list[ir.Value]]]:
+        """From tokens, or from what the stage before made of them, to what the head or the next stage reads."""
+        x = self.embed_tokens(step, step.input_ids) if hidden is None else hidden
+        rotation, caches = self.rotary_emb(step), []
         for layer, entries in zip(self.layers, past, strict=True):
             x, cache = layer(step, x, rotation, entries)
             caches.append(cache)
-        return self.norm(step, x), caches
+        return self.norm(step, x) if step.layout.last else x, caches
 
 
 class Decoder(Module):
-    """A whole causal language model."""
+    """A whole causal language model, or one card's share of it: then its layers are those from number `start` on."""
 
     def __init__(
-        self, vocabulary: int, hidden_size: int, epsilon: float, layers: list[DecoderLayer], rope: Rope, *, tied: bool
+        self,
+        vocabulary: int,
+        hidden_size: int,
+        epsilon: float,
+        layers: list[DecoderLayer],
+        rope: Rope,
+        *,
+        tied: bool,
+        layout: Layout = ONE_CARD,
+        start: int = 0,
     ) -> None:
-        self.model = Body(vocabulary, hidden_size, epsilon, layers, rope)
-        self.lm_head: Module = TiedHead(self.model.embed_tokens) if tied else Linear(hidden_size, vocabulary)
-        self.vocabulary = vocabulary
+        self.model = Body(vocabulary, hidden_size, epsilon, layers, rope, tied=tied, layout=layout, start=start)
+        if layout.last:
+            share = layout.divided(vocabulary, "words of the vocabulary")
+            self.lm_head: Module = TiedHead(self.model.embed_tokens) if tied else Linear(hidden_size, vocabulary, share)
+        self.vocabulary, self.hidden_size, self.layout, self.start = vocabulary, hidden_size, layout, start
 
     def cache(self) -> list[tuple[CacheEntry, ...]]:
         """The cache tensors of each layer."""
@@ -108,16 +138,22 @@ class Decoder(Module):
         ids = graph.input("input_ids", ir.DataType.INT64, [batch, sizes.sequence])
         positions = graph.input("position_ids", ir.DataType.INT64, [batch, sizes.sequence])
         mask = graph.input("attention_mask", ir.DataType.INT64, [batch, behind])
+        flat = [sizes.tokens or "tokens", self.hidden_size]
+        hidden = None if self.layout.first else graph.input(HIDDEN, dtype, flat)
         past = [
             [graph.input(f"past_key_values.{n}.{e.name}", dtype, [batch, e.heads, before, e.width]) for e in entries]
-            for n, entries in enumerate(self.cache())
+            for n, entries in enumerate(self.cache(), self.start)
         ]
         kind = GrowingStep if sizes.context is None else PositionedStep
-        step = kind(graph, dtype, ids, positions, mask, sizes)
-        x, present = self.model(step, past)
-        logits = graph.op.Reshape(self.lm_head(step, x), step.shape("new", self.vocabulary))
-        graph.output(logits, "logits", [batch, sizes.sequence, self.vocabulary])
-        for n, (entries, values) in enumerate(zip(self.cache(), present, strict=True)):
+        step = kind(graph, dtype, ids, positions, mask, sizes, self.layout)
+        x, present = self.model(step, past, hidden)
+        if self.layout.last:
+            words = step.gather(self.lm_head(step, x), "tp")  # [tokens, vocabulary]
+            logits = graph.op.Reshape(words, step.shape("new", self.vocabulary))
+            graph.output(logits, "logits", [batch, sizes.sequence, self.vocabulary])
+        else:
+            graph.output(x, str(x.name), flat)
+        for n, (entries, values) in enumerate(zip(self.cache(), present, strict=True), self.start):
             for entry, value in zip(entries, values, strict=True):
                 graph.output(value, f"present.{n}.{entry.name}", [batch, entry.heads, behind, entry.width])
         return graph.root

@@ -17,6 +17,7 @@ from porter.blocks.norm import RMSNorm
 from porter.blocks.rope import Rotation
 from porter.blocks.step import Step
 from porter.dialect import ATTENTION, ROTARY_EMBEDDING
+from porter.layout import ONE_CARD, WHOLE, Layout, Share, cut_of
 
 LATENT_EPSILON = 1e-6  # of q_a_layernorm and kv_a_layernorm: fixed in the published models, whatever rms_norm_eps says
 
@@ -26,8 +27,8 @@ class FullRankQuery(Module):
 
     transparent = True
 
-    def __init__(self, hidden_size: int, width: int) -> None:
-        self.q_proj = Linear(hidden_size, width)
+    def __init__(self, hidden_size: int, width: int, share: Share = WHOLE) -> None:
+        self.q_proj = Linear(hidden_size, width, share)
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
         return self.q_proj(step, x)
@@ -38,22 +39,23 @@ class LowRankQuery(Module):
 
     transparent = True
 
-    def __init__(self, hidden_size: int, rank: int, width: int, bias: bool) -> None:
+    def __init__(self, hidden_size: int, rank: int, width: int, bias: bool, share: Share = WHOLE) -> None:
         self.q_a_proj = linear(hidden_size, rank, bias)
         self.q_a_layernorm = RMSNorm(rank, LATENT_EPSILON)
-        self.q_b_proj = Linear(rank, width)
+        self.q_b_proj = Linear(rank, width, share)
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
         return self.q_b_proj(step, self.q_a_layernorm(step, self.q_a_proj(step, x)))
 
 
 class Heads(Module):
-    """The sizes of latent heads; a subclass says how queries meet the latent cache."""
+    """The sizes of latent heads, of which each card has a share; a subclass says how queries meet the latent cache."""
 
     transparent = True
 
-    def __init__(self, heads: int, latent: int, nope: int, rope: int, value: int) -> None:
-        self.heads, self.latent, self.nope, self.rope, self.value = heads, latent, nope, rope, value
+    def __init__(self, heads: int, latent: int, nope: int, rope: int, value: int, layout: Layout = ONE_CARD) -> None:
+        self.all_heads, self.share = heads, layout.divided(heads, "attention heads")
+        self.heads, self.latent, self.nope, self.rope, self.value = self.share.of(heads), latent, nope, rope, value
 
 
 class AbsorbedHeads(Heads):
@@ -63,10 +65,11 @@ class AbsorbedHeads(Heads):
     head with equal batch dimensions, the only batched form that every front end takes.
     """
 
-    def __init__(self, heads: int, latent: int, nope: int, rope: int, value: int) -> None:
-        super().__init__(heads, latent, nope, rope, value)
-        self.kv_b_proj_key = Parameter((heads, nope, latent))
-        self.kv_b_proj_value = Parameter((heads, value, latent))
+    def __init__(self, heads: int, latent: int, nope: int, rope: int, value: int, layout: Layout = ONE_CARD) -> None:
+        super().__init__(heads, latent, nope, rope, value, layout)
+        by_head = (self.share, WHOLE, WHOLE)
+        self.kv_b_proj_key = Parameter((self.heads, nope, latent), cut=cut_of((heads, nope, latent), *by_head))
+        self.kv_b_proj_value = Parameter((self.heads, value, latent), cut=cut_of((heads, value, latent), *by_head))
 
     def forward(self, step: Step, q_nope: ir.Value, q_rope: ir.Value, cache: ir.Value, scale: float) -> ir.Value:
         """q_nope [B, H, S, nope], q_rope [B, H, S, rope], cache [B, 1, T, latent + rope] → [B * S, H * value]."""
@@ -99,10 +102,11 @@ class AbsorbedHeads(Heads):
 class ExpandedHeads(Heads):
     """Keys and values rebuilt from the latent for every past token, then plain attention: best for long prefill."""
 
-    def __init__(self, heads: int, latent: int, nope: int, rope: int, value: int) -> None:
-        super().__init__(heads, latent, nope, rope, value)
-        self.kv_b_proj_key = Parameter((heads * nope, latent))
-        self.kv_b_proj_value = Parameter((heads * value, latent))
+    def __init__(self, heads: int, latent: int, nope: int, rope: int, value: int, layout: Layout = ONE_CARD) -> None:
+        super().__init__(heads, latent, nope, rope, value, layout)
+        rows = (self.share, WHOLE)
+        self.kv_b_proj_key = Parameter((self.heads * nope, latent), cut=cut_of((heads * nope, latent), *rows))
+        self.kv_b_proj_value = Parameter((self.heads * value, latent), cut=cut_of((heads * value, latent), *rows))
 
     def forward(self, step: Step, q_nope: ir.Value, q_rope: ir.Value, cache: ir.Value, scale: float) -> ir.Value:
         """q_nope [B, H, S, nope], q_rope [B, H, S, rope], cache [B, 1, T, latent + rope] → [B * S, H * value]."""
@@ -146,7 +150,7 @@ class LatentAttention(Module):
         self.query, self.mixer = query, mixer
         self.kv_a_proj_with_mqa = linear(hidden_size, mixer.latent + mixer.rope, bias)
         self.kv_a_layernorm = RMSNorm(mixer.latent, LATENT_EPSILON)
-        self.o_proj = linear(mixer.heads * mixer.value, hidden_size, bias)
+        self.o_proj = linear(mixer.all_heads * mixer.value, hidden_size, bias, columns=mixer.share)
         self.scale, self.interleaved = scale, int(interleaved)
         self.cache = (CacheEntry("latent", 1, mixer.latent + mixer.rope),)
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from porter.blocks.step import Step
 from porter.errors import GraphError
 from porter.graph import Graph
+from porter.layout import Cut
 from porter.quantize import Quantization, Stored
 
 Storage = Literal["port", "float32"]
@@ -31,6 +32,7 @@ class Parameter:
     learned: bool = True  # False for what is stored but adjusted by a rule, not trained: no parameter of the model
     quantizable: bool = False  # whether `--quantize` means it, which `quantization` then says how
     quantization: Quantization | None = None
+    cut: Cut | None = None  # which part of the whole weight it is, where cards divide it
 
     def value(self, graph: Graph, dtype: ir.DataType) -> ir.Value:
         """The initializer in `graph` of a weight that is no codes, with `dtype` the port's."""
@@ -87,9 +89,12 @@ def _holds_modules(item: object) -> bool:
 class ModuleList(Module):
     """Numbered modules."""
 
-    def __init__(self, modules: Iterator[Module] | list[Module]) -> None:
-        for i, module in enumerate(modules):
+    def __init__(self, modules: Iterator[Module] | list[Module], start: int = 0) -> None:
+        for i, module in enumerate(modules, start):
             setattr(self, str(i), module)
+
+    def __getitem__(self, place: int) -> Any:
+        return list(self)[place]
 
     def __iter__(self) -> Iterator[Any]:
         return (m for m in vars(self).values() if isinstance(m, Module))

@@ -9,6 +9,7 @@ from porter.blocks.module import Module, Parameter
 from porter.blocks.step import Step
 from porter.dialect import EXPERTS, ROUTE
 from porter.graph import cast
+from porter.layout import ONE_CARD, WHOLE, Layout, cut_of
 
 
 class Router(Module):
@@ -81,12 +82,28 @@ class BiasedRouter(Float32Router):
 
 
 class Experts(Module):
-    """All routed experts of a layer: gate_up_proj [E, 2F, D] (gate rows above up rows), down_proj [E, D, F]."""
+    """All routed experts of a layer: gate_up_proj [E, 2F, D] (gate rows above up rows), down_proj [E, D, F].
 
-    def __init__(self, hidden_size: int, intermediate_size: int, experts: int, top_k: int) -> None:
+    Of several cards each has a share of the experts and of their inner size, and gives what these add.
+    """
+
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, experts: int, top_k: int, *, layout: Layout = ONE_CARD
+    ) -> None:
+        own, inner = layout.experts(experts), layout.divided(intermediate_size, "inner features of an expert")
+        count, width = own.of(experts), inner.of(intermediate_size)
         self.top_k = top_k
-        self.gate_up_proj = Parameter((experts, 2 * intermediate_size, hidden_size), quantizable=True)
-        self.down_proj = Parameter((experts, hidden_size, intermediate_size), quantizable=True)
+        self.offset = own.span(experts)[0] if own.parts > 1 else None
+        self.gate_up_proj = Parameter(
+            (count, 2 * width, hidden_size),
+            quantizable=True,
+            cut=cut_of((experts, 2, intermediate_size, hidden_size), own, WHOLE, inner, WHOLE),
+        )
+        self.down_proj = Parameter(
+            (count, hidden_size, width),
+            quantizable=True,
+            cut=cut_of((experts, hidden_size, intermediate_size), own, WHOLE, inner),
+        )
 
     def forward(self, step: Step, x: ir.Value, weights: ir.Value, experts: ir.Value) -> ir.Value:
         graph, both = step.graph, (self.gate_up_proj, self.down_proj)
@@ -94,6 +111,7 @@ class Experts(Module):
         inputs = (x, weights, experts, first[0], second[0], *first[1:], *second[1:])
         tokens, count = step.sizes.tokens, self.gate_up_proj.shape[0]
         rule = {"top_k": self.top_k, "few": None if tokens is None else int(tokens * self.top_k <= count)}
+        rule |= {"offset": self.offset}
         forms = {p.quantization for p in both if p.quantization}
         if forms:
             (form,) = forms
@@ -108,6 +126,10 @@ class MixtureOfExperts(Module):
         self.gate, self.experts = gate, experts
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
+        return step.reduce(self.routed(step, x), step.layout.widest())
+
+    def routed(self, step: Step, x: ir.Value) -> ir.Value:
+        """What the experts of this card add."""
         weights, experts = self.gate(step, x)
         return self.experts(step, x, weights, experts)
 
@@ -120,4 +142,6 @@ class SharedMixtureOfExperts(MixtureOfExperts):
         self.shared_experts = shared
 
     def forward(self, step: Step, x: ir.Value) -> ir.Value:
-        return step.graph.op.Add(super().forward(step, x), self.shared_experts(step, x))
+        routed, last = step.reduce(self.routed(step, x), "ep"), self.shared_experts.down_proj
+        both = step.reduce(step.graph.op.Add(routed, self.shared_experts(step, x)), "tp")
+        return last.close(step, both) if last.open else both

@@ -156,7 +156,8 @@ class RotaryTables(Module):
     def forward(self, step: Step) -> Rotation:
         op, axis = step.graph.op, step.graph.ints(1)
         rows = [op.Gather(t.value(step.graph, step.dtype), step.position_ids, axis=0) for t in (self.cos, self.sin)]
-        return Rotation(*(op.Unsqueeze(r, axis) for r in rows))  # [batch, sequence, R/2] → [batch, 1, sequence, R/2]
+        cos, sin = (op.Unsqueeze(r, axis) for r in rows)  # [batch, sequence, R/2] → [batch, 1, sequence, R/2]
+        return _named(self, Rotation(cos, sin))
 
 
 def _table(rope: Rope, wave: np.ufunc) -> np.ndarray:
@@ -203,7 +204,13 @@ class DynamicRotation(Module):
         cos = op.Sub(_f32(step, 1.0), op.Mul(two, op.Mul(sin_half, sin_half)))
         if step.dtype != ir.DataType.FLOAT:
             sin, cos = op.Cast(sin, to=step.dtype), op.Cast(cos, to=step.dtype)
-        return Rotation(cos, sin)
+        return _named(self, Rotation(cos, sin))
+
+
+def _named(module: Module, rotation: Rotation) -> Rotation:
+    """Watched by porter verify."""
+    rotation.cos.name, rotation.sin.name = f"{module.path}.cosines", f"{module.path}.sines"
+    return rotation
 
 
 def _f32(step: Step, value: object) -> ir.Value:

@@ -8,8 +8,9 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from porter.dialect import CACHE_UPDATE, CACHE_WRITE
+from porter.dialect import ALL_GATHER, ALL_REDUCE, CACHE_UPDATE, CACHE_WRITE
 from porter.graph import Graph
+from porter.layout import ONE_CARD, Layout
 from porter.shape import GROWING, Sizes
 
 Tokens = Literal["new", "total"]
@@ -27,6 +28,7 @@ class Step(ABC):
     position_ids: ir.Value  # [batch, sequence]
     attention_mask: ir.Value  # [batch, total], total the places of the cache behind this pass
     sizes: Sizes = GROWING[0].sizes
+    layout: Layout = ONE_CARD
     _shapes: dict[tuple[Tokens, tuple[int, ...]], ir.Value] = field(default_factory=dict)
     _masks: dict[int | None, ir.Value] = field(default_factory=dict)
 
@@ -34,6 +36,16 @@ class Step(ABC):
     def one(self) -> int:
         """1 where it is known that every sequence has a single new token."""
         return int(self.sizes.sequence == 1)
+
+    def reduce(self, x: ir.Value, group: str) -> ir.Value:
+        """The sum over the cards of a group; itself where there is one card."""
+        size = len(self.layout.group(group))
+        return ALL_REDUCE(self.graph, x, group=group, size=size) if size > 1 else x
+
+    def gather(self, x: ir.Value, group: str) -> ir.Value:
+        """[…, width] of each card of a group → [..., width * cards]; itself where there is one card."""
+        size = len(self.layout.group(group))
+        return ALL_GATHER(self.graph, x, group=group, size=size) if size > 1 else x
 
     def split_heads(self, x: ir.Value, heads: int, width: int) -> ir.Value:
         """[batch * sequence, heads * width] → [batch, heads, sequence, width]."""

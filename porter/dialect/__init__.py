@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from porter.dialect.attention import ATTENTION
 from porter.dialect.cache import CACHE_UPDATE, CACHE_WRITE
+from porter.dialect.collective import ALL_GATHER, ALL_REDUCE, COLLECTIVES
 from porter.dialect.dequantize import DEQUANTIZE
 from porter.dialect.experts import EXPERTS
 from porter.dialect.function import Body, Function
@@ -16,6 +17,8 @@ from porter.dialect.swiglu import SWIGLU
 FUNCTIONS: dict[str, Function] = {
     f.name: f
     for f in (
+        ALL_GATHER,
+        ALL_REDUCE,
         ATTENTION,
         CACHE_UPDATE,
         CACHE_WRITE,
@@ -30,9 +33,12 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 __all__ = [
+    "ALL_GATHER",
+    "ALL_REDUCE",
     "ATTENTION",
     "CACHE_UPDATE",
     "CACHE_WRITE",
+    "COLLECTIVES",
     "DEQUANTIZE",
     "EXPERTS",
     "FUNCTIONS",

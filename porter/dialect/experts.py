@@ -4,6 +4,7 @@ x [T, D], weights [T, K] float32, experts [T, K] int64 (distinct in a row), gate
 Where T is known, `few` says whether the T * K experts chosen are no more than there are.
 With {bits, block} gate_up and down are codes, and four more inputs are the scales and zero points of each, as in
 Dequantize: what a body reads is gathered first and decoded then.
+With {offset} E counts the experts from that number on; the others are on other cards, and add nothing here.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def EXPERTS(
     *,
     top_k: int,
     few: int | None = None,
+    offset: int | None = None,
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
@@ -79,6 +81,7 @@ def EXPERTS(
     op = graph.op
     scales = (gate_up_scale, gate_up_zero_point, down_scale, down_zero_point)
     first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
+    experts = _here(graph, experts, offset)
     active = _active(graph, experts, width(gate_up, 0))
     rounds = op.Squeeze(op.Shape(active))
     start = cast(
@@ -120,6 +123,7 @@ def gather_few_else_all(
     *scales: ir.Value | None,
     top_k: int,
     few: int | None = None,
+    offset: int | None = None,
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
@@ -132,7 +136,7 @@ def gather_few_else_all(
 
     def through(body: Callable[..., ir.Value]) -> ir.Graph:
         inputs = (x, weights, experts, gate_up, down, *scales)
-        return graph.subgraph([], lambda: [body(graph, *inputs, top_k=top_k, bits=bits, block=block)])
+        return graph.subgraph([], lambda: [body(graph, *inputs, top_k=top_k, offset=offset, bits=bits, block=block)])
 
     then_branch, else_branch = through(gather_chosen), through(multiply_all)
     return op.If(small, then_branch=then_branch, else_branch=else_branch, outputs=1)
@@ -149,12 +153,15 @@ def gather_chosen(
     *scales: ir.Value | None,
     top_k: int,
     few: int | None = None,
+    offset: int | None = None,
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
     """One copy of an expert's weights per token and choice: T * K of them."""
     op, hidden_size = graph.op, width(down, 1)
     first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
+    if offset is not None:
+        experts, weights = _within(graph, _here(graph, experts, offset), weights, width(gate_up, 0))
     chosen = op.Reshape(experts, graph.ints(-1))  # [T*K]
     rows = op.Tile(op.Unsqueeze(x, graph.ints(1)), graph.ints(1, top_k, 1))  # [T, K, D]
     rows = op.Reshape(rows, graph.ints(-1, hidden_size, 1))  # [T*K, D, 1]
@@ -177,6 +184,7 @@ def multiply_all(
     *scales: ir.Value | None,
     top_k: int,
     few: int | None = None,
+    offset: int | None = None,
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
@@ -187,7 +195,7 @@ def multiply_all(
     hidden = SWIGLU(graph, *op.Split(hidden, axis=1, outputs=2))  # [E, F, T]
     results = cast(graph, op.MatMul(second.all(graph), hidden), ir.DataType.FLOAT)  # [E, D, T]
     numbers = graph.constant([[[n]] for n in range(count)], ir.DataType.INT64)  # [E, 1, 1]
-    chosen = op.Cast(op.Equal(numbers, experts), to=ir.DataType.FLOAT)  # [E, T, K]
+    chosen = op.Cast(op.Equal(numbers, _here(graph, experts, offset)), to=ir.DataType.FLOAT)  # [E, T, K]
     share = op.ReduceSum(op.Mul(chosen, weights), graph.ints(2), keepdims=0)  # [E, T]
     total = op.ReduceSum(op.Mul(results, op.Unsqueeze(share, graph.ints(1))), graph.ints(0), keepdims=0)  # [D, T]
     return cast(graph, op.Transpose(total, perm=[1, 0]), element_type(x))
@@ -204,6 +212,18 @@ def _stacks(
     first_scale, first_zero, second_scale, second_zero = scales or (None,) * 4
     first = Stack(gate_up, first_scale, first_zero, dtype, bits, block)
     return first, Stack(down, second_scale, second_zero, dtype, bits, block)
+
+
+def _here(graph: Graph, experts: ir.Value, offset: int | None) -> ir.Value:
+    """The numbers of experts as this card counts them: what it does not have lies outside."""
+    return experts if offset is None else graph.op.Sub(experts, graph.constant(offset, ir.DataType.INT64))
+
+
+def _within(graph: Graph, experts: ir.Value, weights: ir.Value, count: int) -> tuple[ir.Value, ir.Value]:
+    """Experts that can be gathered, with the weight zero for those that are another card's: [T, K] each."""
+    op, zero, after = graph.op, graph.constant(0, ir.DataType.INT64), graph.constant(count, ir.DataType.INT64)
+    mine = op.And(op.LessOrEqual(zero, experts), op.Less(experts, after))
+    return op.Where(mine, experts, zero), op.Where(mine, weights, graph.constant(0.0, ir.DataType.FLOAT))
 
 
 def _active(graph: Graph, experts: ir.Value, count: int) -> ir.Value:

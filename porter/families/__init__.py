@@ -16,6 +16,7 @@ from porter.blocks.decoder import Decoder
 from porter.errors import FamilyError, known_names
 from porter.families._common import common_drops, keys_and_values, own_names
 from porter.families._config import DecoderConfig, read_config
+from porter.layout import ONE_CARD, Layout
 from porter.weights import Drop, Rule
 
 
@@ -40,14 +41,14 @@ class Family:
         """The family's config out of a parsed config.json."""
         return read_config(self.config, raw)
 
-    def build(self, config: DecoderConfig, attention: str) -> Decoder:
-        """The network, with `attention` one of `forms` or "auto"."""
+    def build(self, config: DecoderConfig, attention: str, layout: Layout = ONE_CARD) -> Decoder:
+        """The network, or a rank's share of it, with `attention` one of `forms` or "auto". Raises Indivisible."""
         if attention == "auto":
-            return self.network(config)
+            return self.network(config, layout)
         if attention not in self.forms:
             known = f"known for {self.name}: {', '.join(('auto', *self.forms))}"
             raise FamilyError(f"{config.model_type} has no {attention} form of attention", known)
-        return self.network(config, form=attention)
+        return self.network(config, layout, form=attention)
 
 
 @cache

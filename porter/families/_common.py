@@ -11,6 +11,7 @@ from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.errors import FamilyError
 from porter.families._config import DecoderConfig
 from porter.families._rope import rope_of
+from porter.layout import ONE_CARD, Layout
 from porter.weights import Drop, Piece, Rule
 
 ROTARY = Drop(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", "recomputed from config.json")
@@ -22,8 +23,10 @@ def common_drops(config: DecoderConfig) -> tuple[Drop, ...]:
     return (ROTARY, *tied)
 
 
-def decoder(config: DecoderConfig, layers: Sequence[DecoderLayer], *, rotated: int) -> Decoder:
-    """The model around its layers; RoPE turns `rotated` features of each head."""
+def decoder(
+    config: DecoderConfig, layers: Sequence[DecoderLayer], *, rotated: int, layout: Layout = ONE_CARD
+) -> Decoder:
+    """The model around the layers of this rank; RoPE turns `rotated` features of each head."""
     return Decoder(
         config.vocab_size,
         config.hidden_size,
@@ -31,6 +34,8 @@ def decoder(config: DecoderConfig, layers: Sequence[DecoderLayer], *, rotated: i
         list(layers),
         rope_of(config, rotated),
         tied=config.tie_word_embeddings,
+        layout=layout,
+        start=layout.layers(config.num_hidden_layers).start,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from porter.blocks.latent_attention import AbsorbedHeads, ExpandedHeads, FullRankQuery, LatentAttention, LowRankQuery
 from porter.families._config import DecoderConfig
 from porter.families._rope import softmax_mscale
+from porter.layout import ONE_CARD, Layout
 from porter.weights import Drop, Piece, Rule
 
 HEADS = {"absorbed": AbsorbedHeads, "expanded": ExpandedHeads}
@@ -53,16 +54,18 @@ class LatentConfig(DecoderConfig):
         raise TypeError(f"{type(self).__name__} must say whether its experts are grouped")
 
 
-def attention(config: LatentConfig, form: str, *, interleaved: bool) -> LatentAttention:
-    """The latent attention of one layer, in one of FORMS."""
+def attention(config: LatentConfig, form: str, *, interleaved: bool, layout: Layout = ONE_CARD) -> LatentAttention:
+    """The latent attention of one layer, in one of FORMS: low ranks and the cache whole, heads a share."""
     heads, bias = config.num_attention_heads, config.attention_bias
     head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
+    share = layout.divided(heads, "attention heads")
     query: FullRankQuery | LowRankQuery
     if config.q_lora_rank is None:
-        query = FullRankQuery(config.hidden_size, heads * head_dim)
+        query = FullRankQuery(config.hidden_size, heads * head_dim, share)
     else:
-        query = LowRankQuery(config.hidden_size, config.q_lora_rank, heads * head_dim, bias)
-    mixer = HEADS[form](heads, config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim)
+        query = LowRankQuery(config.hidden_size, config.q_lora_rank, heads * head_dim, bias, share)
+    sizes = (config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim)
+    mixer = HEADS[form](heads, *sizes, layout)
     scale = head_dim**-0.5 * softmax_mscale(config)
     return LatentAttention(config.hidden_size, query, mixer, scale, interleaved, bias)
 

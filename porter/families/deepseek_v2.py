@@ -10,6 +10,7 @@ from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, Float32Router, SharedMixtureOfExperts
 from porter.families import _latent
 from porter.families._common import common_drops, decoder, stacked_experts
+from porter.layout import ONE_CARD, Layout
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("deepseek_v2",)
@@ -39,32 +40,34 @@ class Config(_latent.LatentConfig):
         return self.topk_method == "group_limited_greedy"
 
 
-def network(config: Config, form: str = "absorbed") -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD, form: str = "absorbed") -> Decoder:
     """Leading dense layers, then routed and shared experts; latent attention everywhere."""
     layers = [
         DecoderLayer(
             config.hidden_size,
             config.rms_norm_eps,
-            _latent.attention(config, form, interleaved=True),
-            _experts(config) if n >= config.first_k_dense_replace else _dense(config, config.intermediate_size),
+            _latent.attention(config, form, interleaved=True, layout=layout),
+            _experts(config, layout)
+            if n >= config.first_k_dense_replace
+            else _dense(config, config.intermediate_size, layout),
         )
-        for n in range(config.num_hidden_layers)
+        for n in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=config.qk_rope_head_dim)
+    return decoder(config, layers, rotated=config.qk_rope_head_dim, layout=layout)
 
 
-def _experts(config: Config) -> SharedMixtureOfExperts:
+def _experts(config: Config, layout: Layout) -> SharedMixtureOfExperts:
     hidden, experts, top_k = config.hidden_size, config.n_routed_experts, config.num_experts_per_tok
     groups = (config.n_group or 1, config.topk_group or 1) if config.grouped else (1, 1)
     return SharedMixtureOfExperts(
         Float32Router(hidden, experts, top_k, config.routed_scaling_factor, *groups),
-        Experts(hidden, config.moe_intermediate_size, experts, top_k),
-        _dense(config, config.moe_intermediate_size * config.n_shared_experts),
+        Experts(hidden, config.moe_intermediate_size, experts, top_k, layout=layout),
+        _dense(config, config.moe_intermediate_size * config.n_shared_experts, layout, open=layout.tp > 1),
     )
 
 
-def _dense(config: Config, intermediate_size: int) -> GatedMLP:
-    return GatedMLP(config.hidden_size, intermediate_size, config.mlp_bias)
+def _dense(config: Config, intermediate_size: int, layout: Layout, *, open: bool = False) -> GatedMLP:
+    return GatedMLP(config.hidden_size, intermediate_size, config.mlp_bias, layout=layout, open=open)
 
 
 def weights(config: Config) -> tuple[Rule, ...]:

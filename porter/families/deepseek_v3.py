@@ -13,6 +13,7 @@ from porter.blocks.moe import BiasedRouter, Experts, SharedMixtureOfExperts
 from porter.errors import FamilyError
 from porter.families import _latent
 from porter.families._common import common_drops, decoder, stacked_experts
+from porter.layout import ONE_CARD, Layout
 from porter.weights import Drop, Rule
 
 MODEL_TYPES = ("deepseek_v3",)
@@ -59,29 +60,29 @@ class Config(_latent.LatentConfig):
         return True
 
 
-def network(config: Config, form: str = "absorbed") -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD, form: str = "absorbed") -> Decoder:
     """Leading dense layers, then routed and shared experts; latent attention everywhere."""
     layers = [
         DecoderLayer(
             config.hidden_size,
             config.rms_norm_eps,
-            _latent.attention(config, form, interleaved=config.rope_interleave),
-            _experts(config)
+            _latent.attention(config, form, interleaved=config.rope_interleave, layout=layout),
+            _experts(config, layout)
             if n >= config.first_k_dense_replace
-            else GatedMLP(config.hidden_size, config.intermediate_size),
+            else GatedMLP(config.hidden_size, config.intermediate_size, layout=layout),
         )
-        for n in range(config.num_hidden_layers)
+        for n in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=config.qk_rope_head_dim)
+    return decoder(config, layers, rotated=config.qk_rope_head_dim, layout=layout)
 
 
-def _experts(config: Config) -> SharedMixtureOfExperts:
+def _experts(config: Config, layout: Layout) -> SharedMixtureOfExperts:
     hidden, experts, top_k = config.hidden_size, config.n_routed_experts, config.num_experts_per_tok
     groups = (config.n_group or 1, config.topk_group or 1)
     return SharedMixtureOfExperts(
         BiasedRouter(hidden, experts, top_k, config.routed_scaling_factor, *groups, normalize=config.norm_topk_prob),
-        Experts(hidden, config.moe_intermediate_size, experts, top_k),
-        GatedMLP(hidden, config.moe_intermediate_size * config.n_shared_experts),
+        Experts(hidden, config.moe_intermediate_size, experts, top_k, layout=layout),
+        GatedMLP(hidden, config.moe_intermediate_size * config.n_shared_experts, layout=layout, open=layout.tp > 1),
     )
 
 

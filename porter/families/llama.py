@@ -9,6 +9,7 @@ from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.families._common import decoder
 from porter.families._config import DecoderConfig
+from porter.layout import ONE_CARD, Layout
 
 MODEL_TYPES = ("llama",)
 
@@ -26,7 +27,7 @@ class Config(DecoderConfig):
         self.divides("num_attention_heads", "hidden_size")  # transformers insists, even with head_dim given
 
 
-def network(config: Config) -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
     """Grouped-query attention and a gated MLP in every layer."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     layers = [
@@ -40,9 +41,10 @@ def network(config: Config) -> Decoder:
                 head_dim,
                 qkv_bias=config.attention_bias,
                 output_bias=config.attention_bias,
+                layout=layout,
             ),
-            GatedMLP(config.hidden_size, config.intermediate_size, config.mlp_bias),
+            GatedMLP(config.hidden_size, config.intermediate_size, config.mlp_bias, layout=layout),
         )
-        for _ in range(config.num_hidden_layers)
+        for _ in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=head_dim)
+    return decoder(config, layers, rotated=head_dim, layout=layout)

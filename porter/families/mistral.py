@@ -8,6 +8,7 @@ from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.families._common import WindowedConfig, decoder
+from porter.layout import ONE_CARD, Layout
 
 MODEL_TYPES = ("mistral",)
 
@@ -27,7 +28,7 @@ class Config(WindowedConfig):
             self.divides("num_attention_heads", "hidden_size")
 
 
-def network(config: Config) -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
     """Grouped-query attention within the window and a gated MLP in every layer."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     layers = [
@@ -40,9 +41,10 @@ def network(config: Config) -> Decoder:
                 config.key_value_heads,
                 head_dim,
                 window=config.window_of_layer(n),
+                layout=layout,
             ),
-            GatedMLP(config.hidden_size, config.intermediate_size),
+            GatedMLP(config.hidden_size, config.intermediate_size, layout=layout),
         )
-        for n in range(config.num_hidden_layers)
+        for n in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=head_dim)
+    return decoder(config, layers, rotated=head_dim, layout=layout)

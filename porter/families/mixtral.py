@@ -10,6 +10,7 @@ from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.moe import Experts, MixtureOfExperts, Router
 from porter.families._common import decoder, stacked_experts
 from porter.families._config import DecoderConfig
+from porter.layout import ONE_CARD, Layout
 from porter.weights import Piece, Rule
 
 MODEL_TYPES = ("mixtral",)
@@ -38,7 +39,7 @@ class Config(DecoderConfig):
             self.divides("num_attention_heads", "hidden_size")
 
 
-def network(config: Config) -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
     """Grouped-query attention and normalised top-k experts in every layer."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     layers = [
@@ -51,17 +52,22 @@ def network(config: Config) -> Decoder:
                 config.key_value_heads,
                 head_dim,
                 window=config.sliding_window,
+                layout=layout,
             ),
             MixtureOfExperts(
                 Router(config.hidden_size, config.num_local_experts, config.num_experts_per_tok, normalize=True),
                 Experts(
-                    config.hidden_size, config.intermediate_size, config.num_local_experts, config.num_experts_per_tok
+                    config.hidden_size,
+                    config.intermediate_size,
+                    config.num_local_experts,
+                    config.num_experts_per_tok,
+                    layout=layout,
                 ),
             ),
         )
-        for _ in range(config.num_hidden_layers)
+        for _ in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=head_dim)
+    return decoder(config, layers, rotated=head_dim, layout=layout)
 
 
 def weights(config: Config) -> tuple[Rule, ...]:

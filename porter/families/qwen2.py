@@ -8,6 +8,7 @@ from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.families._common import UpperWindowedConfig, decoder
+from porter.layout import ONE_CARD, Layout
 
 MODEL_TYPES = ("qwen2",)
 
@@ -28,7 +29,7 @@ class Config(UpperWindowedConfig):
             self.divides("num_attention_heads", "hidden_size")
 
 
-def network(config: Config) -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
     """Grouped-query attention with biases and a gated MLP in every layer."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     layers = [
@@ -42,9 +43,10 @@ def network(config: Config) -> Decoder:
                 head_dim,
                 qkv_bias=True,
                 window=config.window_of_layer(n),
+                layout=layout,
             ),
-            GatedMLP(config.hidden_size, config.intermediate_size),
+            GatedMLP(config.hidden_size, config.intermediate_size, layout=layout),
         )
-        for n in range(config.num_hidden_layers)
+        for n in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=head_dim)
+    return decoder(config, layers, rotated=head_dim, layout=layout)

@@ -8,6 +8,7 @@ from porter.blocks.attention import NormedGroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.families._common import UpperWindowedConfig, decoder
+from porter.layout import ONE_CARD, Layout
 
 MODEL_TYPES = ("qwen3",)
 
@@ -24,7 +25,7 @@ class Config(UpperWindowedConfig):
     attention_bias: bool = False
 
 
-def network(config: Config) -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
     """Grouped-query attention with normalised heads and a gated MLP in every layer."""
     layers = [
         DecoderLayer(
@@ -39,9 +40,10 @@ def network(config: Config) -> Decoder:
                 qkv_bias=config.attention_bias,
                 output_bias=config.attention_bias,
                 window=config.window_of_layer(n),
+                layout=layout,
             ),
-            GatedMLP(config.hidden_size, config.intermediate_size),
+            GatedMLP(config.hidden_size, config.intermediate_size, layout=layout),
         )
-        for n in range(config.num_hidden_layers)
+        for n in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=config.head_dim)
+    return decoder(config, layers, rotated=config.head_dim, layout=layout)

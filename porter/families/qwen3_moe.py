@@ -11,6 +11,7 @@ from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, MixtureOfExperts, Router
 from porter.families._common import decoder, stacked_experts
 from porter.families._config import DecoderConfig
+from porter.layout import ONE_CARD, Layout
 from porter.weights import Rule
 
 MODEL_TYPES = ("qwen3_moe",)
@@ -50,7 +51,7 @@ class Config(DecoderConfig):
         return layer not in (self.mlp_only_layers or []) and (layer + 1) % self.decoder_sparse_step == 0
 
 
-def network(config: Config) -> Decoder:
+def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
     """Grouped-query attention with normalised heads; experts or a dense MLP by layer."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     layers = [
@@ -66,19 +67,22 @@ def network(config: Config) -> Decoder:
                 qkv_bias=config.attention_bias,
                 output_bias=config.attention_bias,
                 window=config.sliding_window if config.use_sliding_window else None,
+                layout=layout,
             ),
-            _experts(config) if config.routed(n) else GatedMLP(config.hidden_size, config.intermediate_size),
+            _experts(config, layout)
+            if config.routed(n)
+            else GatedMLP(config.hidden_size, config.intermediate_size, layout=layout),
         )
-        for n in range(config.num_hidden_layers)
+        for n in layout.layers(config.num_hidden_layers)
     ]
-    return decoder(config, layers, rotated=head_dim)
+    return decoder(config, layers, rotated=head_dim, layout=layout)
 
 
-def _experts(config: Config) -> MixtureOfExperts:
+def _experts(config: Config, layout: Layout) -> MixtureOfExperts:
     hidden, experts, top_k = config.hidden_size, config.num_experts, config.num_experts_per_tok
     return MixtureOfExperts(
         Router(hidden, experts, top_k, normalize=config.norm_topk_prob),
-        Experts(hidden, config.moe_intermediate_size, experts, top_k),
+        Experts(hidden, config.moe_intermediate_size, experts, top_k, layout=layout),
     )
 
 

@@ -98,7 +98,8 @@ def new_folder(to: Destination, parameters: Mapping[str, Any], needed: int) -> I
                 _take_over(to, parameters)
                 _check_room(output, needed - _held(work / PORT))
                 yield work / PORT
-                sync(work / PORT)
+                for folder in (work / PORT, *filter(Path.is_dir, (work / PORT).iterdir())):
+                    sync(folder)
                 to.refuse()
                 _move_inside(to) if to.inside else _put_in_place(work, output)
             except BaseException as error:
@@ -176,7 +177,7 @@ def _finished(work: Path) -> bool:
 
 
 def _held(folder: Path) -> int:
-    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 def _make_parents(folder: Path) -> list[Path]:

@@ -87,9 +87,11 @@ class PlannedFile:
 
 
 def plan_files(
-    weights: Sequence[Weight], port_dtype: ir.DataType, shard_size: int = SHARD_BYTES
+    weights: Sequence[Weight], port_dtype: ir.DataType, shard_size: int = SHARD_BYTES, folder: str = ""
 ) -> tuple[PlannedFile, ...]:
-    """Puts the weights, in their order, into files of at most `shard_size` bytes; a larger one has its own."""
+    """Puts the weights, in their order, into files of at most `shard_size` bytes; a larger one has its own. They lie in
+    a `folder` of the port, or directly in it.
+    """
     groups: list[list[Weight]] = [[]]
     filled = 0
     for weight in weights:
@@ -100,7 +102,7 @@ def plan_files(
         groups[-1].append(weight)
         filled += size
     return tuple(
-        _file(f"weights-{i:05d}-of-{len(groups):05d}.safetensors", group, port_dtype)
+        _file(f"{folder}weights-{i:05d}-of-{len(groups):05d}.safetensors", group, port_dtype)
         for i, group in enumerate(groups, 1)
         if group
     )
@@ -123,7 +125,7 @@ def bind_graph(graph: ir.Graph, files: Sequence[PlannedFile], folder: Path) -> N
     """
     for file in files:
         for place in (place for weight in file.weights for place in weight.places):
-            point(graph, place, file.name, folder)
+            point(graph, place, Path(file.name).name, folder / Path(file.name).parent)
 
 
 def point(graph: ir.Graph, place: Place, location: str, folder: Path) -> None:

@@ -55,7 +55,7 @@ def write_weights(
 
 def journal_of(folder: Path, file: PlannedFile) -> Path:
     """Where the journal of a file lies: beside the port to be, never in it."""
-    return folder.parent / f"{file.name}.journal"
+    return folder.parent / f"{file.name.replace('/', '.')}.journal"
 
 
 def _beside(file: PlannedFile, source: Source, dtype: ir.DataType, skipped: int) -> Iterator[Content]:

@@ -97,6 +97,8 @@ def located(document: Mapping[str, Any]) -> str:
     where = ", ".join(filter(None, (where, place["block"]))) or f"the {place['quantity']}"
     error = (
         f"{place['quantity']} {number(place['ratio'])} times the original's own error, limit {number(place['limit'])}"
+        if place["limit"]
+        else f"{place['quantity']}, of which {number(place['ratio'])} differ"
     )
     kept = f"; saved in {place['folder']}" if place["folder"] else ""
     return f"first seen in {where}: {error} ({place['scenario']}){kept}"

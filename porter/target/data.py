@@ -116,6 +116,7 @@ class Link:
     topology: str | None
     cards: int | None  # how many it joins
     between_nodes: float | None
+    collectives: str | None = None  # the backend of torch.distributed that speaks over it
     latency: float | None = None
     latency_between_nodes: float | None = None
 

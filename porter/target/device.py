@@ -85,6 +85,7 @@ def _link(table: Table) -> Link:
         bandwidth=table.positive("bandwidth", float),
         directions=table.get("directions", int),
         topology=table.get("topology", str),
+        collectives=table.get("collectives", str),
         cards=table.positive("cards", int),
         between_nodes=table.positive("between_nodes", float),
         latency=table.positive("latency", float),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from porter.manifest import Port, open_port
 from porter.model import Model, understand
 from porter.package.plan import parse_size
 from porter.sign import Verifier
-from porter.verify.conditions import check_installed, check_related, unfit
-from porter.verify.report import Asked, Check, Closeness, Level, ParityReport
+from porter.verify.cards import on_cards, on_processes
+from porter.verify.conditions import check_free, check_installed, check_related, unfit
+from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
 from porter.verify.routes import Recorder, recorder_for
 from porter.verify.stages import Stages, parse_layers, plan_stages
 from porter.verify.where import Where, deployment
@@ -26,6 +28,7 @@ from porter.verify.where import Where, deployment
 if TYPE_CHECKING:
     from porter.verify.original import Originals
     from porter.verify.runtime import Runtime
+    from porter.verify.scenarios import Scenario
     from porter.verify.texts import Texts
 
 LEVELS = ("weights", "semantics", "dtype", "distribution")
@@ -43,6 +46,8 @@ def verify(
     prompts: Path | None = None,
     layers: str | None = None,
     memory: str | None = None,
+    launch: int | None = None,
+    bisect: Path | None = None,
     runtime: str | None = None,
     provider: str | None = None,
     save_routes: Path | None = None,
@@ -51,34 +56,31 @@ def verify(
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
     its signature must hold, too. Of some `layers` ("0-3,58-60") only these are run, one behind the other, between
     embedding and head. What does not fit into `memory` ("6GB"; most of what is free) is run layer by layer.
+    A port for several cards is run in this process, rank by rank, or by `launch` processes, one for each.
     A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
     `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
-    Which experts the prompts hit is written into a file, `save_routes`.
+    Where semantics fails, the first block that is wrong is named, and saved in the folder `bisect` to be run alone.
+    The file `save_routes` is told which experts the prompts hit.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
     """
     begun = time.monotonic()
     verifier = _verifier(public_key, levels)
+    check_free(bisect, levels)
     levels, device, told = deployment(Where(runtime, provider), levels, layers)
-    port = open_port(folder)
+    port = on_processes(open_port(folder), launch)
     watch("reading the checkpoint's headers")
     model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
     check_related(port, model)
     stages, notes = _stages(model, layers, memory)
     recorder = recorder_for(save_routes, model, levels, stages.layers, (folder, against))
+    notes += on_cards(port, stages, device, bisect) if {*levels} - {"weights"} else []
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
-    found: list[Level] = []
-    if "weights" in levels:
-        from porter.verify.weights import check_weights
-
-        signed = _signature(port, verifier, watch) if verifier else ()
-        watch("comparing weights")
-        level = check_weights(port, model)
-        found.append(Level(level.name, (*signed, *level.checks)))
+    found = [_weights(port, model, verifier, watch)] if "weights" in levels else []
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        ran = _run(port, model, against, stages, run, tokens, texts, watch, device, recorder)
+        ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch, device, recorder)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -90,8 +92,21 @@ def verify(
         notes=(*notes, *told, *ran.notes),
         prompts=ran.asked,
         slice=None if layers is None else tuple(stages.layers),
+        located=ran.located,
         runtime=device.name if device else None,
     )
+
+
+def replay_block(folder: Path, against: Path | None = None) -> ParityReport:
+    """Runs a block that `bisect` saved, and says whether it is within its band; nothing but ONNX Runtime is needed.
+
+    Raises ParityError for a folder that holds none, is damaged, or is given together with a checkpoint.
+    """
+    if find_spec("onnxruntime") is None:
+        raise ParityError("a replay needs onnxruntime", "pip install onnxruntime")
+    from porter.verify.replay import replay
+
+    return replay(folder, against)
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,7 @@ class Ran:
     closeness: Closeness | None
     asked: Asked | None
     notes: tuple[str, ...] = ()
+    located: Located | None = None
 
 
 def _run(
@@ -112,11 +128,12 @@ def _run(
     levels: Sequence[str],
     tokens: int,
     texts: Texts | None,
+    bisect: Path | None,
     watch: Watch,
     device: Runtime | None,
     recorder: Recorder | None,
 ) -> Ran:
-    """Port and original side by side: semantics, then what is measured."""
+    """Port and original side by side: semantics, then what is measured; of a damaged port only that it is."""
     from porter.verify.original import Originals
     from porter.verify.own_weights import own_weights
 
@@ -128,8 +145,17 @@ def _run(
     closeness: Closeness | None = None
     asked: Asked | None = None
     notes: list[str] = []
+    located: Located | None = None
     if "semantics" in levels:
-        level, closeness, notes = _semantics(port, model, originals, tokens, watch)
+        level, closeness, notes, failing = _semantics(port, model, originals, tokens, watch)
+        if level.status == "fail" and port.cards == 1:
+            from porter.verify.bisect import Bisection, locate
+
+            search = Bisection(port, model, originals, _entries(model))
+            level, located, more = locate(search, failing, level, bisect, watch)
+            notes += more
+        elif bisect is not None:
+            notes.append(f"nothing fails, so no block was written to {bisect}")
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
         others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device, recorder)
@@ -138,7 +164,7 @@ def _run(
         notes += [recorder.write(asked.source)] if recorder and asked else []
         if "distribution" in levels and not stages.resident:
             notes.append("no drift was looked for: a decode token by token would read the model once a token")
-    return Ran(tuple(found), closeness, asked, tuple(notes))
+    return Ran(tuple(found), closeness, asked, tuple(notes), located)
 
 
 def _stages(model: Model, layers: str | None, memory: str | None) -> tuple[Stages, list[str]]:
@@ -160,6 +186,15 @@ def _verifier(public_key: Path | None, levels: Sequence[str]) -> Verifier | None
     return Verifier(public_key) if public_key else None
 
 
+def _weights(port: Port, model: Model, verifier: Verifier | None, watch: Watch) -> Level:
+    from porter.verify.weights import check_weights
+
+    signed = _signature(port, verifier, watch) if verifier else ()
+    watch("comparing weights")
+    level = check_weights(port, model)
+    return Level(level.name, (*signed, *level.checks))
+
+
 def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
     watch("checking the signature")
     flaws = verifier.flaws(port.folder, port.manifest)
@@ -168,7 +203,7 @@ def _signature(port: Port, verifier: Verifier, watch: Watch) -> tuple[Check]:
 
 def _semantics(
     port: Port, model: Model, originals: Originals, tokens: int, watch: Watch
-) -> tuple[Level, Closeness | None, list[str]]:
+) -> tuple[Level, Closeness | None, list[str], list[Scenario]]:
     from porter.verify.own_weights import check_codes
     from porter.verify.routing import Misfit
     from porter.verify.runs import open_run, open_stage
@@ -177,6 +212,7 @@ def _semantics(
     from porter.verify.stories import each_size, stories_of
 
     stories, notes = stories_of(port, model, tokens)
+    every = [*stories, *each_size(port, model, tokens)]
     checks: list[Check] = []
     if port.quantization is not None:
         checks.append(check_codes(port, model, originals.tensors()))
@@ -187,7 +223,7 @@ def _semantics(
         watch("loading the port (ONNX Runtime)")
         open_forced = partial(open_stage, port, model, forced=True)
         sides = Semantics(cache(open_forced) if stages.resident else open_forced, exact, own, _entries(model))
-        checks += sides.walk([*stories, *each_size(port, model, tokens)], watch)
+        checks += sides.walk(every, watch)
         if stages.resident:
             watch("greedy decoding")
             free = open_run(port, model, stages, forced=False)
@@ -195,10 +231,12 @@ def _semantics(
         else:
             match, greedy = sides.first_choices()
     except (BrokenPort, Misfit) as error:
-        return Level("semantics", (*checks, _broken(error))), None, notes
+        return Level("semantics", (*checks, _broken(error))), None, notes, every
     if port.dtype != "float32":
         notes.append(f"the port is in {port.dtype}: its graph was widened to float32, node for node, for this level")
-    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes
+    failed = {check.name.partition(": ")[0] for check in checks if check.status == "fail"}
+    failing = [story for story in every if story.name in failed]
+    return Level("semantics", (*checks, greedy), sides.figures()), sides.closeness(match), notes, failing
 
 
 def _own_texts(port: Port, model: Model, against: Path, prompts: Path, levels: Sequence[str]) -> Texts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 from porter.census import census
 from porter.errors import ParityError
@@ -41,3 +42,14 @@ def check_installed(level: str) -> None:
         raise ParityError(
             f"the {level} level needs {', '.join(missing)}", "pip install 'porter[verify]', or --level weights"
         )
+
+
+def check_free(folder: Path | None, levels: Sequence[str]) -> None:
+    """Raises ParityError where a folder that is to be written is there already, or would never be written."""
+    if folder is None:
+        return
+    check_installed("semantics")
+    if "semantics" not in levels:
+        raise ParityError("blocks are looked at where semantics fails", "use --level semantics or all")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ParityError(f"'{folder}' is there already", "name a new folder, or empty this one")

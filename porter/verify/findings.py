@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from porter.verify.part import Trace
 from porter.verify.report import Check, ErrorAt
+
+if TYPE_CHECKING:
+    from porter.verify.part import Trace
 
 LIMIT = 10.0  # times the original's own float32 error
 FLOOR = 2.0**-24  # of the size of what is compared: half a unit in the last place of float32
@@ -71,7 +74,7 @@ def compare_routes(
 ) -> None:
     """Each router's own choice from the same inputs, against the float64 original's."""
     for layer, chosen in reference.routes.items():
-        tied = _near_tie(reference, baseline, layer, chosen.shape[1])
+        tied = near_tie(reference, baseline, layer, chosen.shape[1])
         for token in np.flatnonzero(real):
             mine, theirs = set(routes[layer][token].tolist()), set(chosen[token].tolist())
             if mine == theirs:
@@ -83,7 +86,7 @@ def compare_routes(
                 findings.flips.append(f"layer {layer}, token {token}: {swapped}")
 
 
-def _near_tie(reference: Trace, baseline: Trace, layer: int, top_k: int) -> np.ndarray:
+def near_tie(reference: Trace, baseline: Trace, layer: int, top_k: int) -> np.ndarray:
     """Tokens [B * S] whose choice of experts, or of groups, the original's own rounding could have changed."""
     tied = within_noise(reference.choice[layer], baseline.choice[layer], top_k)
     if layer in reference.group_scores:

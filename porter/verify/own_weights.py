@@ -18,6 +18,7 @@ from porter.errors import ParityError
 from porter.manifest import Port
 from porter.model import Model
 from porter.package.files import CHECKPOINT
+from porter.verify.cards import cards_of
 from porter.verify.report import Check
 from porter.verify.stored import Tensors
 from porter.weights import Weight
@@ -58,19 +59,33 @@ def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -
 
 
 def _by_source(port: Port, model: Model, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Decoded]]:
-    """Each source tensor of a quantized weight: the weight's rows go back to where they came from."""
-    files = _files(port)
-    for weight in model.binding.weights:
-        if weight.parameter.quantization is None or not any(wanted(piece.source) for piece in weight.pieces):
+    """Each source tensor of a quantized weight: the weight's rows go back to where they came from, on each card."""
+    cards = [({w.parameter.name: w for w in its.binding.weights}, _files(card)) for card, its in cards_of(port, model)]
+    for name in dict.fromkeys(name for weights, _ in cards for name in weights):
+        found: dict[str, Decoded] = {}
+        for weight, files in ((weights[name], files) for weights, files in cards if name in weights):
+            if weight.parameter.quantization is not None and any(wanted(piece.source) for piece in weight.pieces):
+                _put_back(weight, _decode(weight, files), wanted, found)
+        yield from found.items()
+
+
+def _put_back(weight: Weight, whole: Decoded, wanted: Callable[[str], bool], found: dict[str, Decoded]) -> None:
+    at, width = 0, weight.parameter.shape[-1]
+    numbers, steps = whole.numbers.reshape(-1, width), whole.steps.reshape(-1, width)
+    for piece in weight.pieces:
+        rows = slice(at, at + piece.size // width)
+        at = rows.stop
+        if not wanted(piece.source):
             continue
-        whole, at = _decode(weight, files), 0
-        columns = weight.parameter.shape[-1]
-        numbers, steps = whole.numbers.reshape(-1, columns), whole.steps.reshape(-1, columns)
-        for piece in weight.pieces:
-            rows = slice(at, at + piece.size // columns)
-            at = rows.stop
-            if wanted(piece.source):
-                yield piece.source, Decoded(numbers[rows].reshape(piece.shape), steps[rows].reshape(piece.shape))
+        part = Decoded(numbers[rows], steps[rows])
+        if piece.size == math.prod(piece.shape):
+            found[piece.source] = Decoded(part.numbers.reshape(piece.shape), part.steps.reshape(piece.shape))
+        else:
+            if piece.source not in found:
+                found[piece.source] = Decoded(torch.empty(piece.shape), torch.empty(piece.shape))
+            place = (slice(*piece.rows), *(slice(*span) for span in piece.inner or ()))
+            for into, values in ((found[piece.source].numbers, part.numbers), (found[piece.source].steps, part.steps)):
+                into[place] = values.reshape(into[place].shape)
 
 
 def _files(port: Port) -> dict[str, Path]:

@@ -126,6 +126,11 @@ class Part:
         rotary = tuple((module.max_seq_len_cached, module.inv_freq.clone()) for module in self._rotary)
         return trace, Past(kept, start + new, rotary)
 
+    @property
+    def model(self) -> Any:
+        """Transformers' own, to be looked into."""
+        return self._model
+
     def _entry(self, input_ids: np.ndarray, hidden: np.ndarray | None) -> dict[str, torch.Tensor]:
         """Tokens, or for a stage without the embedding what the stage before made of them."""
         if hidden is None:

@@ -150,6 +150,30 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Located:
+    """Where the first fault is: the block that, given what the original has, is itself off by more than it may be.
+
+    `quantity` says what was compared at its `value`: values, a rotation, a cache or the entry that goes into it; or a
+    mask or a choice of experts, where `ratio` counts those that are others. Outside of layers there is no layer; where
+    no block shows the fault by itself, only the layer is named.
+    """
+
+    scenario: str
+    quantity: str
+    layer: int | None
+    block: str | None  # by the module's name within its layer
+    value: str | None  # as the graph calls it
+    ratio: float
+    limit: float
+    graph: str | None  # the file
+    folder: str | None = None  # where it was saved to be run alone
+
+    def to_json(self) -> dict[str, Any]:
+        """A ratio that is no number becomes its name."""
+        return {**vars(self), "ratio": _named(self.ratio)}
+
+
+@dataclass(frozen=True)
 class Asked:
     """The prompts of the levels that measure: where they came from, how many, and the SHA-256 of their token ids, each
     a little-endian 64-bit integer, prompt by prompt.
@@ -188,6 +212,7 @@ class ParityReport:
     notes: tuple[str, ...] = field(default=())
     prompts: Asked | None = None  # where none were asked
     slice: tuple[int, ...] | None = None  # the layers that were run, where not all were
+    located: Located | None = None  # where semantics fails
     runtime: str | None = None  # what ran the port as it is deployed: "provider:NAME", or a program's command line
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of what the verdict was made with
     port_sha256: str | None = None  # over all that the port consists of
@@ -222,6 +247,7 @@ class ParityReport:
             "kl": _number(near.kl) if near else None,
             "prompts": self.prompts.to_json() if self.prompts else None,
             "figures": sum((level.figures for level in self.levels), Figures()).to_json(),
+            "located": self.located.to_json() if self.located else None,
             "notes": list(self.notes),
             "slice": None if self.slice is None else list(self.slice),
             "runtime": self.runtime,

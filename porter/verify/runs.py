@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from porter.verify.widen import wide_weights
 
 Routes = Mapping[int, np.ndarray]
 Fixed = tuple[FixedSize, Session]
+Graph = TypeVar("Graph")
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,11 @@ class FixedRun(PortRun):
         call = _Call(input_ids, position_ids, routes, embedding_scale, hidden)
         held = self._graphs[0][1].cache(0, 0)
         cache = {name: past.cache[name].copy() for name in held}
-        seen = _seen(past.places, self._context)
+        seen = seen_places(past.places, self._context)
         batch = self._graphs[0][0].batch
         for first in range(0, rows, batch):
             group = np.minimum(np.arange(first, first + batch), rows - 1)  # a short group repeats its last row
-            for session, picked in _pieces(self._graphs, real, group):
+            for session, picked in pieces(self._graphs, real, group):
                 call.take(session, group, picked, cache, seen)
         return call.trace(_in_order(cache, places)), PortPast(cache, places, -1)
 
@@ -191,7 +192,9 @@ def _flat(results: Results) -> Iterator[tuple[tuple[str, int | None], np.ndarray
             yield (kind, layer), values.reshape(-1, values.shape[-1])
 
 
-def _pieces(graphs: Sequence[Fixed], real: np.ndarray, group: np.ndarray) -> Iterator[tuple[Session, np.ndarray]]:
+def pieces(
+    graphs: Sequence[tuple[FixedSize, Graph]], real: np.ndarray, group: np.ndarray
+) -> Iterator[tuple[Graph, np.ndarray]]:
     """The real tokens of some rows, cut so that each piece fits a graph: columns [b, s]. A row that has fewer left than
     a piece holds repeats its last one.
     """
@@ -205,7 +208,7 @@ def _pieces(graphs: Sequence[Fixed], real: np.ndarray, group: np.ndarray) -> Ite
         begin += size.sequence
 
 
-def _seen(places: np.ndarray, context: int) -> np.ndarray:
+def seen_places(places: np.ndarray, context: int) -> np.ndarray:
     """The mask over a cache of fixed size: 1 where a place of the sequence stands."""
     seen = np.zeros((len(places), context), np.int64)
     for row, taken in zip(seen, places, strict=True):
@@ -268,6 +271,10 @@ def open_run(port: Port, model: Model, stages: Stages, *, forced: bool, deployed
 
 def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, deployed: bool = False) -> PortRun:
     """A stage of a port, or all of it. Raises BrokenPort where it does not load."""
+    if port.cards > 1:
+        from porter.verify.split import open_split
+
+        return open_split(port, model, forced=forced, deployed=deployed)
     wide = cache(partial(wide_weights, model))  # once, whichever graphs read them
     sessions = {g.name: GraphSession(port, g, wide, forced=forced, deployed=deployed, stage=stage) for g in port.graphs}
     return as_run(port, sessions)
@@ -276,5 +283,6 @@ def open_stage(port: Port, model: Model, stage: Stage | None, *, forced: bool, d
 def as_run(port: Port, sessions: Mapping[str, Session]) -> PortRun:
     """The graphs of a port, by the names of their files, as one network."""
     if port.context is None:
-        return GrowingRun(sessions[port.graphs[0].name], int(port.manifest["minimum_past"]))
+        (session,) = sessions.values()
+        return GrowingRun(session, int(port.manifest["minimum_past"]))
     return FixedRun([(size, sessions[size.file]) for size in port.fixed_sizes()], port.context)

@@ -85,13 +85,15 @@ class GraphSession:
         options.log_severity_level = 4  # what goes wrong comes back as an exception
         if stage is not None:  # each weight is read a few times and let go: a rearranged copy does not pay
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if port.cards > 1:  # threads of many segments would wait for work where others work
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(port.folder))
         with blaming_the_port("does not load"):
             built = ir.from_proto(onnx.load(graph, load_external_data=False))
             self._hidden = cut(built, stage) if stage is not None else None
             self._last = next(str(v.name) for v in built.graph.outputs if not str(v.name).startswith(PRESENT))
             if port.dtype != "float32":
-                weights = narrow_weights(built, port.folder) if deployed else wide(_stored(built))
+                weights = narrow_weights(built, port.folder) if deployed else wide(stored(built))
                 (emulate if deployed else widen)(built)
                 options.add_external_initializers(*weights)
             self._chosen = self._force(built) if forced else {}
@@ -117,26 +119,27 @@ class GraphSession:
         """One call; routes per layer where the graph is forced. Embeddings are multiplied by `embedding_scale`, a power
         of two: that is exact. A stage without them is given `hidden` [b, s, D].
         """
-        given = dict(feed) | {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
-        given[SCALE] = np.array(embedding_scale)
+        given = dict(feed)
         if self._hidden is not None and hidden is not None:
             rows = re.fullmatch(EMBEDDED, self._hidden)  # [b, s, D]; between layers [b * s, D]
             given[self._hidden] = hidden if rows else hidden.reshape(-1, hidden.shape[-1])
+        results = self.compute(given, routes, embedding_scale)
+        last = results[self._last]
+        if re.fullmatch(EMBEDDED, self._last):  # there is nothing behind it that reads the scaled ones
+            last = last * np.float32(embedding_scale)
+        return results_of(results, last.reshape(*feed["input_ids"].shape, -1), forced=bool(self._chosen))
+
+    def compute(
+        self, feed: Mapping[str, np.ndarray], routes: Mapping[int, np.ndarray] | None, embedding_scale: float
+    ) -> Arrays:
+        """All outputs by name; of `feed` what the graph has inputs for."""
+        given = dict(feed) | {name + FORCED: (routes or {})[layer] for layer, name in self._chosen.items()}
+        given[SCALE] = np.array(embedding_scale)
         given = {
             n: np.asarray(a, NUMPY[self._inputs[n].type], order="C") for n, a in given.items() if n in self._inputs
         }
         with blaming_the_port("stops"):
-            results = dict(zip(self._outputs, self._session.run(None, given), strict=True))
-        last = results[self._last]
-        if re.fullmatch(EMBEDDED, self._last):  # there is nothing behind it that reads the scaled ones
-            last = last * np.float32(embedding_scale)
-        return Results(
-            logits=last.reshape(*feed["input_ids"].shape, -1),
-            layers=by_layer(results, WATCHED["layers"]),
-            router_logits=by_layer(results, WATCHED["router_logits"]),
-            routes=by_layer(results, CHOSEN + (re.escape(OWN) if self._chosen else "")),
-            cache={n.replace(PRESENT, PAST): a for n, a in results.items() if n.startswith(PRESENT)},
-        )
+            return dict(zip(self._outputs, self._session.run(None, given), strict=True))
 
     def _scale(self, built: ir.Model) -> None:
         """Makes the size of the embeddings an input."""
@@ -171,6 +174,17 @@ class GraphSession:
         return chosen
 
 
+def results_of(outputs: Mapping[str, np.ndarray], logits: np.ndarray, *, forced: bool) -> Results:
+    """The watched values among a call's outputs."""
+    return Results(
+        logits=logits,
+        layers=by_layer(outputs, WATCHED["layers"]),
+        router_logits=by_layer(outputs, WATCHED["router_logits"]),
+        routes=by_layer(outputs, CHOSEN + (re.escape(OWN) if forced else "")),
+        cache={n.replace(PRESENT, PAST): a for n, a in outputs.items() if n.startswith(PRESENT)},
+    )
+
+
 @contextmanager
 def blaming_the_port(what: str) -> Iterator[None]:
     """Whatever ONNX Runtime raises, and the readers of graphs, is a BrokenPort."""
@@ -180,7 +194,7 @@ def blaming_the_port(what: str) -> Iterator[None]:
         raise BrokenPort(f"ONNX Runtime {what}: {str(error).splitlines()[0]}") from error
 
 
-def _stored(built: ir.Model) -> frozenset[str]:
+def stored(built: ir.Model) -> frozenset[str]:
     """The weights that lie in files."""
     weights = built.graph.initializers.items()
     return frozenset(str(name) for name, value in weights if isinstance(value.const_value, ir.ExternalTensor))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from porter.package.files import CHECKPOINT, PARTS, digest_of
 from porter.package.plan import DTYPES, SAFETENSORS, Place
 from porter.package.reference import reference
 from porter.source import Ledger
+from porter.verify.cards import cards_of
 from porter.verify.report import Check, Level
 from porter.weights import Weight, content
 
@@ -37,15 +39,22 @@ def check_weights(port: Port, model: Model) -> Level:
     Digests that were not taken then (of shards that the graph points into) are taken now and put into the manifest.
     """
     port = take_digests(port)
-    tensors, broken = _headers(port)
-    graphs, unread = _graphs(port)
-    weights = _weights(port, model, tensors)
-    different, ranges = _compare(port, model, weights)
+    files, pointers, unaccounted, unlike, ranges = _changed_files(port), *([], [], []), dict[str, str]()
+    for card, its in cards_of(port, model):
+        tensors, broken = _headers(card)
+        graphs, unread = _graphs(card)
+        weights = _weights(card, its, tensors)
+        different, read = _compare(card, its, weights)
+        files += broken + unread
+        pointers += _wrong_pointers(graphs, weights)
+        unaccounted += _unaccounted(graphs, card, its)
+        unlike += different
+        ranges |= read
     checks = [
-        _named("files changed", _changed_files(port) + broken + unread),
-        _named("pointers astray", _wrong_pointers(graphs, weights)),
-        _named("weights missing or extra", _unaccounted(graphs, port, model)),
-        _named("weights unlike their source", different),
+        _named("files changed", files),
+        _named("pointers astray", pointers),
+        _named("weights missing or extra", unaccounted),
+        _named("weights unlike their source", unlike),
         _named("source ranges changed", _changed_ranges(port, ranges)),
     ]
     return Level("weights", tuple(checks))
@@ -53,12 +62,13 @@ def check_weights(port: Port, model: Model) -> Level:
 
 def damage(port: Port, model: Model) -> list[str]:
     """Why a port must not be run: a graph that was changed or cannot be read, or that does not point at its weights."""
-    digests = {entry["file"]: entry["sha256"] for entry in port.manifest["graphs"]}
-    changed = [f"{p.name} was changed" for p in port.graphs if digest_of(p)["sha256"] != digests[p.name]]
-    tensors, broken = _headers(port)
-    graphs, unread = _graphs(port)
-    astray = _wrong_pointers(graphs, _weights(port, model, tensors))
-    return changed + broken + unread + [f"pointer of {name}" for name in astray]
+    wrong = [f"{e['file']} was changed" for e in port.manifest["graphs"] if _is_changed(port, e)]
+    for card, its in cards_of(port, model):
+        tensors, broken = _headers(card)
+        graphs, unread = _graphs(card)
+        astray = _wrong_pointers(graphs, _weights(card, its, tensors))
+        wrong += broken + unread + [f"pointer of {name}" for name in astray]
+    return wrong
 
 
 def _named(name: str, wrong: list[str]) -> Check:
@@ -115,7 +125,11 @@ def _weights(port: Port, model: Model, tensors: Mapping[str, TensorInfo]) -> dic
 
 def _changed_files(port: Port) -> list[str]:
     entries = [e for part in PARTS for e in port.manifest[part]]
-    return [e["file"] for e in entries if digest_of(port.folder / e["file"])["sha256"] != e["sha256"]]
+    return [e["file"] for e in entries if _is_changed(port, e)]
+
+
+def _is_changed(port: Port, entry: Mapping[str, Any]) -> bool:
+    return bool(digest_of(port.folder / entry["file"])["sha256"] != entry["sha256"])
 
 
 def _wrong_pointers(graphs: Sequence[onnx.GraphProto], weights: Mapping[str, Found]) -> list[str]:
@@ -137,12 +151,13 @@ def _wrong_pointers(graphs: Sequence[onnx.GraphProto], weights: Mapping[str, Fou
 
 
 def _unaccounted(graphs: Sequence[onnx.GraphProto], port: Port, model: Model) -> list[str]:
-    """Weights that one of the graphs lacks, has twice, or should not have."""
+    """Weights that one of the graphs lacks, has twice, or should not have; segments have all of them together."""
     wanted = {name for w in model.binding.weights for name, _, _ in w.parameter.stored(DTYPES[port.dtype])}
-    wrong: set[str] = set()
-    for graph in graphs:
-        found = [str(i.name) for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
-        wrong |= wanted.symmetric_difference(found) | {name for name in found if found.count(name) > 1}
+    found = [[str(i.name) for i in g.initializer if i.data_location == onnx.TensorProto.EXTERNAL] for g in graphs]
+    wrong = {name for names in found for name in names if names.count(name) > 1}
+    held = [{*names} for names in found]
+    for there in held if port.cards == 1 else [set[str]().union(*held)]:
+        wrong |= wanted ^ there
     return sorted(wrong)
 
 

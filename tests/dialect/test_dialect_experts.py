@@ -61,9 +61,9 @@ def mixture(given: Tensors) -> np.ndarray:
     return result
 
 
-def computed(body: str, given: Tensors) -> np.ndarray:
+def computed(body: str, given: Tensors, offset: int | None = None) -> np.ndarray:
     def build(graph: Graph, x: ir.Value, *inputs: ir.Value) -> ir.Value:
-        result = BODIES[body](graph, x, *inputs, top_k=given[2].shape[1])
+        result = BODIES[body](graph, x, *inputs, top_k=given[2].shape[1], offset=offset)
         result.shape = x.shape  # restated, as for every graph output: ONNX infers none through Loop and If
         return result
 
@@ -88,6 +88,18 @@ def test_each_token_goes_through_its_experts(body: str, sizes: Sizes, dtype: str
     got = computed(body, given)
     assert got.dtype == dtype
     assert error(got, mixture(given)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("sizes", [Sizes(1, 5, 3, 8, 2), Sizes(9, 7, 5, 6, 3)], ids=["one token", "nine"])
+@pytest.mark.parametrize("body", BODIES)
+def test_what_the_experts_of_each_card_add_is_the_whole(body: str, sizes: Sizes) -> None:
+    """Some cards have no expert that a token chose: they add zeros."""
+    given, half = tensors("float32", sizes), sizes.experts // 2
+    first = computed(body, [*given[:3], *(w[:half] for w in given[3:])], 0)
+    second = computed(body, [*given[:3], *(w[half:] for w in given[3:])], half)
+    assert error(first + second, mixture(given)) < TOLERANCE["float32"]
+    nobody = [*given[:2], np.full_like(given[2], half), *(w[:half] for w in given[3:])]
+    assert (computed(body, nobody, 0) == 0).all()
 
 
 @pytest.mark.parametrize("body", ACTIVE_ONLY)

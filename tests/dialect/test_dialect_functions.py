@@ -20,6 +20,8 @@ NAMES = [f"{f.name}-{body.build.__name__}" for f, body in BODIES]
 DTYPES = [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16]
 
 ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "AllGather": {"group": "tp", "size": 1},
+    "AllReduce": {"group": "tp", "size": 1},
     "Attention": {"heads": 4, "groups": 2, "key_dim": 6, "value_dim": 5, "scale": 0.5},
     "CacheUpdate": {},
     "CacheWrite": {"one": 1},
@@ -38,6 +40,8 @@ def examples(function: Function, dtype: str) -> list[np.ndarray]:
     """Inputs of a fitting shape, in order."""
     mask, experts = np.ones((1, 1, 3, 5), bool), np.zeros((3, 2), np.int64)
     match function.name:
+        case "AllGather" | "AllReduce":
+            return normals(dtype, (3, 4))
         case "Attention":
             return [*normals(dtype, (1, 4, 3, 6), (1, 2, 5, 6), (1, 2, 5, 5)), mask]
         case "CacheUpdate":

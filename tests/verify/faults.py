@@ -24,6 +24,7 @@ ATTENTION = "model.layers.1.self_attn."
 CHOICE, ROUTE = "mlp.gate.Route.TopK_2.0", "mlp.gate.Route."
 
 
+Place = tuple[int | None, str]  # layer and block
 LEVELS = ("weights", "semantics", "dtype", "distribution")
 RUN = LEVELS[1:]
 
@@ -376,11 +377,47 @@ PLANTED = {
 }
 
 
+PLACES: dict[str, Place] = {  # of what faults.py plants and the semantics level finds
+    "two-experts-swapped": (1, "mlp.experts"),
+    "expert-missing": (1, "mlp.experts"),
+    "correction-bias-zero": (2, "mlp.gate"),
+    "correction-bias-dropped": (1, "mlp.gate"),
+    "weights-with-bias": (1, "mlp.gate"),
+    "group-limit-ignored": (1, "mlp.gate"),
+    "one-expert-fewer": (1, "mlp.gate"),
+    "weights-not-normalised": (1, "mlp.gate"),
+    "routed-scaling-98-percent": (1, "mlp.gate"),
+    "shared-experts-missing": (1, "residual"),  # the sum reads the routed experts alone
+    "yarn-without-mscale": (0, "self_attn"),
+    "rope-frequency-0.1-percent": (None, "rotary_emb"),
+    "rope-not-interleaved": (0, "self_attn"),
+    "rope-scaling-dropped": (None, "rotary_emb"),
+    "positions-from-zero": (None, "rotary_emb"),
+    "rms-epsilon-1e-5": (0, "input_layernorm"),
+    "last-norm-missing": (None, "lm_head"),  # which reads what the norm should
+    "mask-off-by-one": (None, "mask"),
+    "padding-read": (None, "mask"),
+    "cache-in-front": (0, "cache"),
+    "cache-shifted": (1, "cache"),
+    "window-off-by-one": (None, "mask"),
+    "square-transposed": (1, "self_attn.q_proj"),
+    "key-heads-swapped": (1, "self_attn.k_proj"),
+    "bias-dropped": (1, "self_attn.q_proj"),
+    "output-not-tied": (None, "lm_head"),
+}
+
+
+def where(name: str) -> str:
+    """The place of a fault that semantics finds, in words."""
+    layer, block = PLACES.get(name, (None, ""))
+    return block if layer is None else f"layer {layer}, `{block}`"
+
+
 def table() -> str:
     """All of them in Markdown, by the levels that must find them."""
-    head = ["mistake", *(f"{level}" for level in LEVELS), *(f"narrow: {level}" for level in LEVELS)]
-    rows = [head, ["---"] + [":-:"] * 8]
-    for fault in PLANTED.values():
+    head = ["mistake", *(f"{level}" for level in LEVELS), *(f"narrow: {level}" for level in LEVELS), "located"]
+    rows = [head, ["---", *[":-:"] * 8, "---"]]
+    for name, fault in PLANTED.items():
         marks = ["●" if level in found else "" for found in (fault.wide, fault.thin) for level in LEVELS]
-        rows.append([fault.what + (" (float16)" if fault.narrow == "float16" else ""), *marks])
+        rows.append([fault.what + (" (float16)" if fault.narrow == "float16" else ""), *marks, where(name)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

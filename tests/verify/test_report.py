@@ -129,6 +129,7 @@ def test_json_has_the_fields_of_the_contract() -> None:
         "kl": 1e-9,
         "prompts": None,
         "figures": {"errors": [], "experts": [], "positions": []},
+        "located": None,
         "notes": ["a note"],
         "slice": None,
         "runtime": None,
