@@ -109,6 +109,10 @@ TP = Annotated[
 ]
 EP = Annotated[int, typer.Option("--ep", min=1, help="Cards that the experts are divided over.")]
 PP = Annotated[int, typer.Option("--pp", min=1, help="Cards that the layers are divided over; tp * ep * pp in all.")]
+PLACEMENT = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.json", help="Where experts shall lie, as `porter plan --save-placement` wrote it."),
+]
 EXECUTOR = Annotated[
     Executor, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
 ]

@@ -26,6 +26,7 @@ from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_fold
 from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
 from porter.partition import part
+from porter.places import read_places
 from porter.recipe import recipe, script
 from porter.shape import Phase
 from porter.sign import Signer
@@ -48,6 +49,7 @@ def convert(
     tp: int = 1,
     ep: int = 1,
     pp: int = 1,
+    placement: Path | None = None,
     executor: str = "local",
     force: bool = False,
     jobs: int | None = None,
@@ -64,6 +66,7 @@ def convert(
     begun = time.monotonic()
     most = parse_size(shard_size)
     order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, most, shape, tp, ep, pp)
+    order = replace(order, places=read_places(placement, ep)) if placement else order
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     to = Destination(output, force, inside)

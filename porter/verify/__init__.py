@@ -71,7 +71,7 @@ def verify(
     levels, device, told = deployment(Where(runtime, provider), levels, layers)
     port = on_processes(open_port(folder), launch)
     watch("reading the checkpoint's headers")
-    model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
+    model = understand(against, port.manifest.get("attention") or "auto", port.quantization, port.places)
     check_related(port, model)
     stages, notes = _stages(model, layers, memory)
     recorder = recorder_for(save_routes, model, levels, stages.layers, (folder, against))
