@@ -23,10 +23,12 @@ Places = Mapping[str, list[int]]  # of a layer, by its number, the expert in eac
 HINT = "`porter plan --routes --save-placement` writes such a file"
 
 
-def read_places(path: Path, ep: int) -> dict[str, list[int]]:
-    """What a file of a plan says, for so many groups of cards. Raises FamilyError where it is none, has copies, which a
-    port has no places for, or is for another number of groups.
+def read_places(path: Path | None, ep: int) -> dict[str, list[int]] | None:
+    """What a file of a plan says, if one is named, for so many groups of cards. Raises FamilyError where it is none,
+    has copies, which a port has no places for, or is for another number of groups.
     """
+    if path is None:
+        return None
     try:
         document = json.loads(path.read_bytes())
         layers = {str(int(n)): [list(map(int, card)) for card in cards] for n, cards in document["layers"].items()}
@@ -59,7 +61,7 @@ def arrange(network: Decoder, places: Places) -> None:
 
 def arranged(binding: Binding, network: Decoder) -> Binding:
     """The binding of a network that was arranged, as a whole: its experts' weights in the order of their places."""
-    order = {}
+    order: dict[str, tuple[int, ...]] = {}
     for layer in network.model.layers:
         experts: Any = getattr(layer.mlp, "experts", None)
         if experts is not None and experts.places is not None:

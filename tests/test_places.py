@@ -82,6 +82,7 @@ def test_weights_are_stacked_in_the_order_of_the_places(fused: bool, tmp_path: P
             weight = weights[f"model.layers.1.mlp.experts.{part}"]
             numbers = np.concatenate([c.reshape(-1) for c in chunks(weight, model.source, np.dtype(np.float32))])
             found.append(numbers.reshape(weight.parameter.shape))
+    assert places is not None
     assert (found[2] == found[0][places["1"]]).all()
     assert (found[3] == found[1][places["1"]]).all()
 
