@@ -58,6 +58,7 @@ def convert(
     tp: options.TP = 1,
     ep: options.EP = 1,
     pp: options.PP = 1,
+    placement: options.PLACEMENT = None,
     executor: options.EXECUTOR = options.Executor.local,
     digests: options.DIGESTS = False,
     sign: options.SIGN = None,
@@ -91,6 +92,7 @@ def convert(
             tp=tp,
             ep=ep,
             pp=pp,
+            placement=placement,
             executor=executor,
             digests=digests,
             sign=sign,
@@ -120,6 +122,7 @@ def verify(
     files: options.REPORT = None,
     runtime: options.RUNTIME = None,
     provider: options.PROVIDER = None,
+    save_routes: options.SAVE_ROUTES = None,
     fresh: options.FRESH = False,
     as_json: options.JSON = False,
 ) -> None:
@@ -149,6 +152,7 @@ def verify(
                 bisect=bisect,
                 runtime=runtime,
                 provider=provider,
+                save_routes=save_routes,
                 watch=watch,
             )
     render.print_json(document) if as_json else render.print_parity(document)
@@ -186,6 +190,9 @@ def plan(
     accepted: options.ACCEPTED = 1.0,
     slo: options.SLO = None,
     phase: options.PHASE = options.Phase.decode,
+    routes: options.ROUTES = None,
+    replicas: options.REPLICAS = 0,
+    save_placement: options.SAVE_PLACEMENT = None,
     explain: options.EXPLAIN = False,
     report: options.PAGE = None,
     as_json: options.JSON = False,
@@ -207,8 +214,12 @@ def plan(
         accepted=accepted,
         slo=None if slo is None else slo / 1000,
         phase=phase.value,
+        routes=routes,
+        replicas=replicas,
         explained=explain,
     )
+    if save_placement is not None:
+        story.write_placement(save_placement, result)
     if report is not None:
         story.write_page(report, result)
     render.print_json(result) if as_json else render_plan.print_plan(result)

@@ -20,6 +20,7 @@ from porter.model import Model
 from porter.order import Work
 from porter.package.files import CHECKPOINT, MANIFEST, PARTS, digest_of, replace_file, to_json
 from porter.package.plan import DTYPES
+from porter.places import Places
 from porter.quantize import FORMS, Quantization
 from porter.recipe import Step
 from porter.shape import Phase
@@ -65,6 +66,11 @@ class Port:
     def quantization(self) -> Quantization | None:
         """The form of the weights that are stored as codes; None where there are none."""
         return Quantization.parse(self.manifest.get("quantize") or "none")
+
+    @property
+    def places(self) -> Places | None:
+        """Where experts lie, where that is not in the order of their numbers."""
+        return self.manifest.get("placement")
 
     @property
     def graphs(self) -> tuple[Path, ...]:
@@ -148,6 +154,9 @@ def _wrong_fields(manifest: dict[str, Any]) -> list[str]:
     wrong = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
     wrong += ["quantize"] * (manifest.get("quantize") not in (None, *FORMS))
     wrong += ["dtype"] * (manifest.get("dtype") not in DTYPES) + ["graphs"] * (not manifest["graphs"])
+    placed = manifest.get("placement", {})
+    lists = isinstance(placed, dict) and all(isinstance(one, list) for one in placed.values())
+    wrong += ["placement"] * (not lists or not all(type(n) is int for one in placed.values() for n in one))
     for part in PARTS:
         for n, entry in enumerate(manifest[part]):
             open_digest = part == "weights" and entry.get("of") == CHECKPOINT and entry.get("sha256", "") is None
@@ -190,6 +199,7 @@ def describe(
         "layers": sizes.layers,
         "cache_width": sizes.cache_width,
         **({"split": split} if split else {}),
+        **({"placement": model.places} if model.places else {}),
         "graphs": [
             {
                 "file": phase.file,

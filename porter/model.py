@@ -15,6 +15,7 @@ from porter.errors import FamilyError
 from porter.families import Family, family_of
 from porter.families._config import DecoderConfig
 from porter.layout import Indivisible, Layout
+from porter.places import Places, arrange, arranged
 from porter.quantize import Quantization
 from porter.source import Source
 from porter.weights import Binding, bind, share
@@ -33,9 +34,15 @@ class Model:
     quantization: Quantization | None  # of the weights that it fits
     source: Source
     binding: Binding
+    places: Places | None = None  # of experts, where they are not in the order of their numbers
 
 
-def understand(folder: Path, attention: str = "auto", quantization: Quantization | None = None) -> Model:
+def understand(
+    folder: Path,
+    attention: str = "auto",
+    quantization: Quantization | None = None,
+    places: Places | None = None,
+) -> Model:
     """Opens a checkpoint and binds its network strictly; nothing is computed and no weight is read.
 
     Raises CheckpointError or FamilyError, which is also what a quantization meets that fits no weight.
@@ -48,7 +55,10 @@ def understand(folder: Path, attention: str = "auto", quantization: Quantization
     if quantization is not None:
         _quantize(network, quantization)
     binding = bind(network.named_parameters(), family.weights(config), family.drops(config), source)
-    return Model(checkpoint, family, config, network, quantization, source, binding)
+    if places is not None:
+        arrange(network, places)
+        binding = arranged(binding, network)
+    return Model(checkpoint, family, config, network, quantization, source, binding, places)
 
 
 def shared_out(model: Model, attention: str, layout: Layout) -> tuple[Model, ...]:
@@ -68,6 +78,9 @@ def shared_out(model: Model, attention: str, layout: Layout) -> tuple[Model, ...
     if model.quantization is not None:
         for network in networks:
             _quantize(network, model.quantization)
+    if model.places is not None:
+        for network in networks:
+            arrange(network, model.places)
     bindings = (share(model.binding, network.named_parameters()) for network in networks)
     return tuple(dataclasses.replace(model, network=n, binding=b) for n, b in zip(networks, bindings, strict=True))
 

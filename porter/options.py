@@ -109,6 +109,10 @@ TP = Annotated[
 ]
 EP = Annotated[int, typer.Option("--ep", min=1, help="Cards that the experts are divided over.")]
 PP = Annotated[int, typer.Option("--pp", min=1, help="Cards that the layers are divided over; tp * ep * pp in all.")]
+PLACEMENT = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.json", help="Where experts shall lie, as `porter plan --save-placement` wrote it."),
+]
 EXECUTOR = Annotated[
     Executor, typer.Option(help="Who writes the files: this machine, or a Ray cluster that shares its disk.")
 ]
@@ -174,6 +178,12 @@ PROVIDER = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Judge what this execution provider of ONNX Runtime computes, not emulated."),
 ]
+SAVE_ROUTES = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-routes", metavar="FILE.npz", help="Record which experts the prompts hit, for `porter plan --routes`."
+    ),
+]
 FRESH = Annotated[
     bool, typer.Option("--fresh", help="Verify anew, even where nothing changed since a verdict that is recorded.")
 ]
@@ -220,6 +230,16 @@ ACCEPTED = Annotated[
 ]
 SLO = Annotated[float | None, typer.Option(min=0.001, metavar="MS", help="The most milliseconds of an output token.")]
 PHASE = Annotated[Phase, typer.Option(help="What the split shall be the best for.")]
+ROUTES = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Routes of `porter verify --save-routes`: experts are placed where they go."),
+]
+REPLICAS = Annotated[
+    int, typer.Option(min=0, help="Places of each card for copies of the experts with most tokens, with --routes.")
+]
+SAVE_PLACEMENT = Annotated[
+    Path | None, typer.Option("--save-placement", metavar="FILE.json", help="Write where the experts lie.")
+]
 EXPLAIN = Annotated[bool, typer.Option("--explain", help="Every number with its formula, its inputs and its source.")]
 PAGE = Annotated[
     Path | None, typer.Option("--report", metavar="FILE.html", help="The plan as a page with charts, in one file.")

@@ -40,6 +40,7 @@ class Order:
     tp: int = 1
     ep: int = 1
     pp: int = 1
+    places: dict[str, list[int]] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -126,7 +127,7 @@ def work_out(order: Order) -> Work:
     _refuse_split(order)
     shape = Shape.parse(order.shape) if order.shape else None
     target = find_target(order.target, order.frontend)
-    model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize))
+    model = understand(order.checkpoint, order.attention, Quantization.parse(order.quantize), order.places)
     dtype, reason = _port_dtype(order, model, target)
     _refuse_overflow(model, dtype)
     phases = _phases(shape, model, target.frontend, order.layout)

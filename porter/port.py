@@ -26,6 +26,7 @@ from porter.package.folder import SPARE_BYTES, Destination, free_bytes, new_fold
 from porter.package.plan import bind_graph, parse_size, point
 from porter.package.reference import clone, refuse_links
 from porter.partition import part
+from porter.places import read_places
 from porter.recipe import recipe, script
 from porter.shape import Phase
 from porter.sign import Signer
@@ -48,6 +49,7 @@ def convert(
     tp: int = 1,
     ep: int = 1,
     pp: int = 1,
+    placement: Path | None = None,
     executor: str = "local",
     force: bool = False,
     jobs: int | None = None,
@@ -62,8 +64,8 @@ def convert(
     the same call goes on where it stopped; the port appears whole or not at all.
     """
     begun = time.monotonic()
-    most = parse_size(shard_size)
-    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, most, shape, tp, ep, pp)
+    rest = parse_size(shard_size), shape, tp, ep, pp, read_places(placement, ep)
+    order = Order(folder, target_name, frontend, dtype, attention, weights, quantize, *rest)
     write_files, signer = find_executor(executor), Signer(sign) if sign else None
     inside = _is_inside(order, output)
     to = Destination(output, force, inside)
@@ -71,8 +73,7 @@ def convert(
     to.refuse()
     watch("reading config.json and headers", 0, 0)
     work = work_out(order)
-    watch("building the graph", 0, 0)
-    built, lowering, split = _lowered(work, output)
+    built, lowering, split = _lowered(work, output, watch)
     graphs = {phase.file: ir.to_proto(model).SerializeToString(deterministic=True) for phase, model in built}
     steps = recipe(work.target, built, work.dtype_name, work.model.config.max_position_embeddings)
     extras = (*(("compile.sh",) if steps else ()), *((SIGNATURE,) if signer else ()))
@@ -98,10 +99,11 @@ def convert(
 Lowered = tuple[Sequence[tuple[Phase, ir.Model]], dict[str, int], dict[str, Any] | None]
 
 
-def _lowered(work: Work, output: Path) -> Lowered:
+def _lowered(work: Work, output: Path, watch: Watch) -> Lowered:
     """The graph of each phase, all of one set of weights, and what became of their functions together; of a port for
     several cards the segments of all, and what the manifest says of them.
     """
+    watch("building the graph", 0, 0)
     if work.ranks:
         parted = part(work, output)
         return parted.segments, parted.lowering, parted.split

@@ -24,7 +24,8 @@ from porter.digests import Digests, cache_folder, read_object, write_object
 from porter.package.files import CHECKPOINT, MANIFEST, PARTS, SIGNATURE, to_json
 
 COMPUTING = ("numpy", "onnx", "onnx-ir", "onnxruntime", "tokenizers", "torch", "transformers")
-UNRECORDED = ("provider", "public_key", "runtime")  # options whose answer depends on what is in no file
+# Options whose answer depends on what is in no file, or that write one:
+UNRECORDED = ("provider", "public_key", "runtime", "save_routes")
 READ = (".json", ".safetensors")  # all that a verification reads of a checkpoint
 FORM = 1  # of a record
 

@@ -12,6 +12,7 @@ from porter.render import out, print_pairs, print_rows, size
 PLACES = ["device", "cards", "tp/ep/pp", "GB of a card", "sequences", "over links"]
 DECODE = ["device", "cards", "tokens/s", "of a card", "ms a token", "bound by"]
 PREFILL = ["device", "cards", "tokens/s", "of a card", "bound by"]
+PLACED = ["device", "cards", "placed", "fullest over mean", "above the bound", "other cards", "other nodes"]
 SAVED = ["device", "cards", "tokens/s", "every head cached", "every expert met"]
 
 
@@ -28,6 +29,8 @@ def print_plan(result: Mapping[str, Any]) -> None:
             out().print(escape(f"{c['device']}, {c['cards']} cards: {c['reason']}"), soft_wrap=True)
     for refused in result["refused"]:
         out().print(escape(f"{refused['device']}: not planned for, {refused['reason']}"), soft_wrap=True)
+    if placed := [c for c in fit if c.get("placement")]:
+        _print_placements(placed)
     _print_unknown(result["candidates"])
     if result["savings"]:
         _print_savings(result["savings"])
@@ -80,6 +83,19 @@ def _prefill(c: Mapping[str, Any]) -> list[object]:
 def speed(rate: float | None, cards: int = 1) -> str:
     """Tokens per second, of the system or of one of its cards."""
     return "unknown" if rate is None else f"{rate / cards:,.0f}"
+
+
+def _print_placements(candidates: Sequence[Mapping[str, Any]]) -> None:
+    """How even the cards are, and how far tokens go, beside simpler placements."""
+    rows: list[list[object]] = []
+    for c in candidates:
+        placement = c["placement"]
+        ways = {"by the routes": placement} | {name.replace("_", " "): one for name, one in placement["simple"].items()}
+        for name, one in ways.items():
+            load, where = one["load"], one["traffic"]
+            numbers = [f"{load['max_over_mean']:.4f}", f"{load['gap']:.2%}", f"{where['cards']:.3f}"]
+            rows.append([c["device"], c["cards"], name, *numbers, f"{where['nodes']:.3f} of {placement['nodes']}"])
+    print_rows("experts on the cards, by the routes of the prompts", PLACED, rows)
 
 
 def _print_unknown(candidates: Sequence[Mapping[str, Any]]) -> None:

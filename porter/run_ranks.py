@@ -93,7 +93,7 @@ def _backend(port: Port, asked: str) -> str:
 def _opened(port: Port, rank: int, given: argparse.Namespace, *, deployed: bool) -> Rank:
     card, wide = card_of(port, rank), partial(_nothing)
     if given.against is not None:
-        model = understand(given.against, port.manifest.get("attention") or "auto", port.quantization)
+        model = understand(given.against, port.manifest.get("attention") or "auto", port.quantization, port.places)
         wide = partial(wide_weights, cards_of(port, model)[rank][1])
     return open_rank(card, Program.of(port, rank), wide, forced=given.forced, deployed=deployed)
 

@@ -35,7 +35,7 @@ FLOORS = """
 3  order recipe
 3  lowering plan
 3  census model package passes
-2  families target
+2  families places target
 1  weights
 1  source
 1  formats

@@ -137,7 +137,8 @@ class BiasedSigmoidRouter(Router):
 class Experts(Module):
     """All routed experts of a layer: gate_up_proj [E, 2F, D] (gate rows above up rows), down_proj [E, D, F].
 
-    Of several cards each has a share of the experts and of their inner size, and gives what these add.
+    Of several cards each has a share of the experts and of their inner size, and gives what these add. Where `places`
+    tells which expert lies in each place, a table leads from an expert's number to its place.
     """
 
     def __init__(
@@ -145,7 +146,8 @@ class Experts(Module):
     ) -> None:
         own, inner = layout.experts(experts), layout.divided(intermediate_size, "inner features of an expert")
         count, width = own.of(experts), inner.of(intermediate_size)
-        self.top_k = top_k
+        self.top_k, self.everyone = top_k, experts
+        self.places: tuple[int, ...] | None = None
         self.offset = own.span(experts)[0] if own.parts > 1 else None
         self.gate_up_proj = Parameter(
             (count, 2 * width, hidden_size),
@@ -161,6 +163,9 @@ class Experts(Module):
     def forward(self, step: Step, x: ir.Value, weights: ir.Value, experts: ir.Value) -> ir.Value:
         graph, both = step.graph, (self.gate_up_proj, self.down_proj)
         first, second = ((*p.values(graph, step.dtype), None, None)[:3] for p in both)
+        if self.places is not None:
+            table = sorted(range(self.everyone), key=self.places.__getitem__)
+            experts = graph.op.Gather(graph.constant(table, ir.DataType.INT64), experts)
         inputs = (x, weights, experts, first[0], second[0], *first[1:], *second[1:])
         tokens, count = step.sizes.tokens, self.gate_up_proj.shape[0]
         rule = {"top_k": self.top_k, "few": None if tokens is None else int(tokens * self.top_k <= count)}

@@ -14,11 +14,14 @@ from porter.plan.demand import Demand, demand_of
 from porter.plan.document import LEFT_OUT, Question, candidate, candidates, moves, savings
 from porter.plan.form import form_for, stored_dtype
 from porter.plan.links import Fabric
+from porter.plan.placing import Placer, write_placement
 from porter.plan.roofline import Machine, Phase
+from porter.plan.routes import check_model, read_routes
 from porter.plan.search import Ask
 from porter.plan.split import Split, Work, misfit
 from porter.target import find_device
 
+__all__ = ["cards_of", "plan", "split_of", "write_page", "write_placement"]
 SCHEMA_VERSION = 1
 CONTEXT = 4096  # tokens, where none are asked for
 NEEDED = ("memory_bytes", "memory_bandwidth")
@@ -38,13 +41,16 @@ def plan(
     accepted: float = 1.0,
     slo: float | None = None,
     phase: Phase = "decode",
+    routes: Path | None = None,
+    replicas: int = 0,
     explained: bool = False,
 ) -> dict[str, Any]:
     """A checkpoint folder, or its config.json alone, on each of the targets; the result is what `--json` prints.
 
     `batch` counts the sequences of the whole system, by default the most that fit; `context` the tokens that each has
     in the cache, `prompt` those of a prompt (as many, if not given); `slo` is the most seconds of an output token;
-    `accepted` the tokens that a sequence gains in a step.
+    `accepted` the tokens that a sequence gains in a step. By a file of `routes` experts are placed on the cards, which
+    have `replicas` places more each for copies.
     Raises CheckpointError, FamilyError, and TargetError when no target can be planned for.
     """
     config = read_config(path)
@@ -52,7 +58,8 @@ def plan(
     read = family.read(config)
     network = family.build(read, "auto")
     sizes, demand = census(network), demand_of(network)
-    ask = Ask(_work(context, prompt, accepted, read.max_position_embeddings), batch, slo, phase)
+    ask = Ask(_work(context, prompt, accepted, read.max_position_embeddings), batch, slo, phase, replicas)
+    placer = _placer(routes, replicas, demand)
     if split:
         _check(demand, split, cards)
     question = Question(demand, ask, tuple(cards), split, read.max_position_embeddings)
@@ -72,12 +79,25 @@ def plan(
         "stored": stored,
         "cache_numbers_per_token": demand.cache_width,
         "asked": _asked(ask),
-        "candidates": [candidate(question, m, count, searched, explained=explained) for m, count, searched in found],
+        "candidates": [
+            candidate(question, m, count, searched, placer, explained=explained) for m, count, searched in found
+        ],
         "refused": refused,
         "savings": [savings(question, machine, best) for machine, best in ordered],
         "moves": [moves(question, machine, best) for machine, best in ordered],
         "left_out": list(LEFT_OUT),
     }
+
+
+def _placer(routes: Path | None, replicas: int, demand: Demand) -> Placer | None:
+    """What places experts, where routes say where they are wanted. Raises CheckpointError and FamilyError."""
+    if routes is None:
+        if replicas:
+            raise FamilyError("--replicas are of the experts with most tokens, which only routes tell", "give --routes")
+        return None
+    found = read_routes(routes)
+    check_model(found, demand)
+    return Placer(found)
 
 
 def _asked(ask: Ask) -> dict[str, Any]:

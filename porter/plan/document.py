@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from porter.plan import placing
 from porter.plan.demand import Demand
 from porter.plan.explain import explain
 from porter.plan.form import BYTES
 from porter.plan.links import sizes_of
+from porter.plan.placing import Placer
 from porter.plan.roofline import Machine, Step
 from porter.plan.search import Ask, Found, Searched, search, within
 from porter.plan.split import Placed, Split, splits
@@ -69,9 +71,22 @@ def _ladder(demand: Demand, machine: Machine) -> Iterable[int]:
 
 
 def candidate(
-    question: Question, machine: Machine, cards: int, searched: Searched, *, explained: bool
+    question: Question, machine: Machine, cards: int, searched: Searched, placer: Placer | None, *, explained: bool
 ) -> dict[str, Any]:
     """One row: a device and a number of cards with the best split, or with the one that holds least where none fits."""
+    found = searched.best
+    row = _candidate(question, machine, cards, searched, explained=explained)
+    if placer is None or found is None:
+        return row
+    placement = placer.placement(found)
+    if explained and placement:
+        row["explain"] += placing.explained(placement)
+    return {**row, "placement": placement}
+
+
+def _candidate(
+    question: Question, machine: Machine, cards: int, searched: Searched, *, explained: bool
+) -> dict[str, Any]:
     found = searched.best
     head = {"device": machine.device.name, "cards": cards}
     form = {"weights": machine.form.weights, "wide": machine.form.wide, "cache": machine.form.cache}
@@ -145,7 +160,7 @@ def _unfit(question: Question, machine: Machine, cards: int) -> dict[str, Any]:
             **nothing,
             "reason": _next_size(demand, cards),
         }
-    placed = [Placed(demand, machine.form, split) for split in every]
+    placed = [Placed(demand, machine.form, split, ask.replicas) for split in every]
     least = min(placed, key=lambda p: p.bytes_per_card(p.split.pp, ask.work))
     held = least.bytes_per_card(least.split.pp, ask.work)
     memory = machine.device.memory_bytes or 0

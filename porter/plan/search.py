@@ -23,12 +23,15 @@ Limit = Literal["memory", "time", "asked"]
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of a plan beside the work: sequences of the whole system, and seconds of an output token."""
+    """What is asked of a plan beside the work: sequences of the whole system, seconds of an output token, and
+    places of a card for copies of experts.
+    """
 
     work: Work
     batch: int | None = None
     slo: float | None = None
     phase: Phase = "decode"
+    replicas: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Searched:
 def search(demand: Demand, machine: Machine, cards: int, ask: Ask, pinned: Split | None = None) -> Searched:
     """The best split over so many cards, or what the pinned one reaches."""
     every = [pinned] if pinned else list(splits(demand, cards, machine.fabric.node))
-    lines = [Roofline(Placed(demand, machine.form, split), machine) for split in every]
+    lines = [Roofline(Placed(demand, machine.form, split, ask.replicas), machine) for split in every]
     bounded = [(bound, line) for line in lines if (bound := _bound(line, ask))]
     best: Found | None = None
     evaluated = 0

@@ -78,11 +78,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Placed:
-    """A model on a split, in a form: what its ranks hold, to the byte."""
+    """A model on a split, in a form: what its ranks hold, to the byte; where experts are divided, with places
+    more for copies of them, `replicas` of each card.
+    """
 
     demand: Demand
     form: Form
     split: Split
+    replicas: int = 0
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -111,7 +114,8 @@ class Placed:
     @property
     def experts_held(self) -> int:
         """Experts of a layer on one group; where they do not divide, some groups have a spare place for a copy."""
-        return -(-self.demand.experts // self.split.ep)
+        more = self.replicas if self.split.ep > 1 else 0
+        return min(self.demand.experts, -(-self.demand.experts // self.split.ep) + more)
 
     @cached_property
     def held(self) -> tuple[tuple[Stage, int, int], ...]:

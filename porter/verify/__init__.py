@@ -21,6 +21,7 @@ from porter.sign import Verifier
 from porter.verify.cards import on_cards, on_processes
 from porter.verify.conditions import check_free, check_installed, check_related, unfit
 from porter.verify.report import Asked, Check, Closeness, Level, Located, ParityReport
+from porter.verify.routes import Recorder, recorder_for
 from porter.verify.stages import Stages, parse_layers, plan_stages
 from porter.verify.where import Where, deployment
 
@@ -49,6 +50,7 @@ def verify(
     bisect: Path | None = None,
     runtime: str | None = None,
     provider: str | None = None,
+    save_routes: Path | None = None,
     watch: Watch = lambda stage: None,
 ) -> ParityReport:
     """Compares a port with the checkpoint that it was made from; decodes `tokens` tokens greedily. With a public key
@@ -58,6 +60,7 @@ def verify(
     A file of `prompts` is read instead of those that come with porter. A program (`runtime`, a command line) or a
     `provider` of ONNX Runtime runs the port as it is deployed, and the levels that measure it judge what that computed.
     Where semantics fails, the first block that is wrong is named, and saved in the folder `bisect` to be run alone.
+    The file `save_routes` is told which experts the prompts hit.
 
     Raises PortError, CheckpointError or FamilyError where one of them cannot be read, and ParityError where the
     comparison cannot be made.
@@ -68,17 +71,16 @@ def verify(
     levels, device, told = deployment(Where(runtime, provider), levels, layers)
     port = on_processes(open_port(folder), launch)
     watch("reading the checkpoint's headers")
-    model = understand(against, port.manifest.get("attention") or "auto", port.quantization)
+    model = understand(against, port.manifest.get("attention") or "auto", port.quantization, port.places)
     check_related(port, model)
     stages, notes = _stages(model, layers, memory)
+    recorder = recorder_for(save_routes, model, levels, stages.layers, (folder, against))
     notes += on_cards(port, stages, device, bisect) if {*levels} - {"weights"} else []
     texts = _own_texts(port, model, against, prompts, levels) if prompts else None
-    found: list[Level] = []
-    if "weights" in levels:
-        found.append(_weights(port, model, verifier, watch))
+    found = [_weights(port, model, verifier, watch)] if "weights" in levels else []
     ran = Ran((), None, None)
     if run := [level for level in levels if level != "weights"]:
-        ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch, device)
+        ran = _run(port, model, against, stages, run, tokens, texts, bisect, watch, device, recorder)
     return ParityReport(
         port=str(folder),
         against=str(against),
@@ -129,6 +131,7 @@ def _run(
     bisect: Path | None,
     watch: Watch,
     device: Runtime | None,
+    recorder: Recorder | None,
 ) -> Ran:
     """Port and original side by side: semantics, then what is measured; of a damaged port only that it is."""
     from porter.verify.original import Originals
@@ -155,9 +158,10 @@ def _run(
             notes.append(f"nothing fails, so no block was written to {bisect}")
         found.append(level)
     if measured := [name for name in levels if name != "semantics"]:
-        others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device)
+        others, asked = _measured(port, model, originals, measured, tokens, texts, watch, device, recorder)
         found += others
         notes += [*(texts.notes if texts else ()), *(device.notes() if device else ())]
+        notes += [recorder.write(asked.source)] if recorder and asked else []
         if "distribution" in levels and not stages.resident:
             notes.append("no drift was looked for: a decode token by token would read the model once a token")
     return Ran(tuple(found), closeness, asked, tuple(notes), located)
@@ -258,6 +262,7 @@ def _measured(
     texts: Texts | None,
     watch: Watch,
     device: Runtime | None,
+    recorder: Recorder | None,
 ) -> tuple[list[Level], Asked | None]:
     from porter.verify.measuring import measure_levels
     from porter.verify.prompts import COUNTS, length_within
@@ -269,7 +274,8 @@ def _measured(
     texts = texts or bundled(originals.folder, model.config.vocab_size, length_within(reach(port, model)), COUNTS)
     try:
         with device or nullcontext():
-            return measure_levels(port, model, originals, levels, tokens, texts, _entries(model), watch, device)
+            entries = _entries(model)
+            return measure_levels(port, model, originals, levels, tokens, texts, entries, watch, device, recorder)
     except (BrokenPort, Misfit) as error:
         return [Level(name, (_broken(error),)) for name in levels], None
 

@@ -23,6 +23,7 @@ from porter.verify.logits import measure as measure_logits
 from porter.verify.original import Original
 from porter.verify.part import Trace
 from porter.verify.prompts import Prompts
+from porter.verify.routes import Recorder
 from porter.verify.runs import PortRun, PortTrace
 from porter.verify.variants import legal
 
@@ -90,6 +91,7 @@ class Benchmark:
     cost: dict[str, Sides] = field(default_factory=lambda: defaultdict(Sides))
     experts: Experts = field(default_factory=Experts)
     choices: Choices = field(default_factory=Choices)
+    recorder: Recorder | None = None  # of what routers choose, where somebody asks
 
     def __post_init__(self) -> None:
         self.errors, self.led = Errors(self.rule), Errors(self.rule)
@@ -103,10 +105,12 @@ def add_prompts(found: Benchmark, prompts: Prompts, parties: Parties) -> None:
         places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape), np.ones_like(ids)
         ported, _ = parties.port.run(ids, *places)
         rough, _ = parties.own.run(ids)
+        exactly = {n: chosen[batch] for n, chosen in prompts.routes.items()}
+        if found.recorder:
+            found.recorder.add(exactly, ported.routes)
         if ported.routes:
             for_port, for_own = (parties.exact.run(ids, routes=trace.routes)[0] for trace in (ported, rough))
             found.choices.add(ids.shape, ported.routes, for_port, rough, for_own)
-            exactly = {n: chosen[batch] for n, chosen in prompts.routes.items()}
             found.experts.add(ported.routes, rough.routes, exactly, rough.choice)
         else:
             for_port = for_own = parties.exact.run(ids)[0]

@@ -19,6 +19,7 @@ from porter.verify.elementwise import RULES
 from porter.verify.original import Originals
 from porter.verify.prompts import COUNTS, Prompts, read_prompts, write_prompts
 from porter.verify.report import Asked, Level
+from porter.verify.routes import Recorder
 from porter.verify.runs import PortRun, open_run
 from porter.verify.runtime import Runtime
 from porter.verify.stories import reach
@@ -41,16 +42,17 @@ def measure_levels(
     to_entries: ToEntries,
     watch: story.Watch,
     runtime: Runtime | None = None,
+    recorder: Recorder | None = None,
 ) -> tuple[list[Level], Asked]:
     """The levels of these names, and what was asked; without texts the original writes them. To tell of drift, so many
     `tokens` at least are decoded, where the model is resident. With a runtime that runs the port as it is deployed,
-    else it is emulated.
+    else it is emulated. What routers choose goes into the recorder.
 
     Raises BrokenPort where the port does not load or run.
     """
     watch(f"loading port and original in {port.dtype}")
     free = _open(port, model, originals, runtime)
-    found, parties, drift = Benchmark(RULES[port.dtype]), None, None
+    found, parties, drift = Benchmark(RULES[port.dtype], recorder=recorder), None, None
     asked: list[np.ndarray] = []
     decided: list[Level] = []
     for prompts in _helpings(originals, texts, reach(port, model), watch):
