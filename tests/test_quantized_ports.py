@@ -26,7 +26,9 @@ CODES = {"I8", "U8"}
 QUERIES, DOWN = "model.layers.1.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
 
 
-@pytest.fixture(scope="module", params=sorted(families()))
+@pytest.fixture(
+    scope="module", params=[pytest.param(f, marks=takers.in_turn(n)) for n, f in enumerate(sorted(families()))]
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family's sample, most of its rows in whole blocks of 32."""
     return written(request.param, tmp_path_factory.mktemp("quantized") / request.param)

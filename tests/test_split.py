@@ -55,7 +55,7 @@ def trials() -> list[Any]:
         routed = any(hasattr(layer.mlp, "experts") for layer in layers)
         for layout in (*LAYOUTS, *MORE):
             if routed or "ep" not in layout:
-                marks = pytest.mark.slow if layout in MORE else ()
+                marks = pytest.mark.slow if layout in MORE or name not in SIZES else ()
                 parts = "-".join(f"{key}{n}" for key, n in layout.items())
                 found.append(pytest.param(name, layout, id=f"{name}-{parts}", marks=marks))
     return found
@@ -208,7 +208,7 @@ def test_the_manifest_tells_every_exchange(split: Path, checkpoint: Callable[[st
 
 
 @pytest.mark.parametrize("layout", LAYOUTS + MORE, ids=lambda layout: "-".join(f"{k}{n}" for k, n in layout.items()))
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", SIZES)
 def test_cards_hold_and_exchange_what_plan_said(
     family: str, layout: dict[str, int], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -18,7 +18,11 @@ from porter.families import families
 from porter.port import convert
 
 SHAPE = "batch=1,sequence=6,context=40"  # a prompt of 17 takes three pieces, the last of them filled up
-CASES = [(Case(family), target) for family in families() for target in takers.FIXED]
+CASES = [
+    pytest.param(Case(family), target, id=f"{family}-{target[1]}", marks=takers.in_turn(n, m))
+    for n, family in enumerate(families())
+    for m, target in enumerate(takers.FIXED)
+]
 FORMS = [(Case(name, form="expanded"), TARGETS[0]) for name, family in families().items() if family.forms]
 
 

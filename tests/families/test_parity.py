@@ -25,11 +25,14 @@ TARGETS = takers.PAIRS
 
 
 def trials() -> Iterator[Any]:
-    """Each case with each front end. By default the samples meet all of them, other cases one, in turn."""
+    """Each case with each front end. By default the samples meet some of them, other cases one, in turn."""
+    samples = 0
     for n, case in enumerate(all_cases()):
+        samples += case.name == "sample"
         for m, target in enumerate(TARGETS):
-            main = case.name == "sample" or (not case.slow and n % len(TARGETS) == m)
-            yield pytest.param(case, target, id=f"{case}-{target[1]}", marks=() if main else pytest.mark.slow)
+            one = () if not case.slow and n % len(TARGETS) == m else pytest.mark.slow
+            marks = takers.in_turn(samples, m) if case.name == "sample" else one
+            yield pytest.param(case, target, id=f"{case}-{target[1]}", marks=marks)
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +59,14 @@ def test_parity(case: Case, target: tuple[str, str], told: Callable[[Case], Told
             assert rmse(port, exact) <= ALLOWED * rmse(rounded, exact), f"{name}: {f'cache {n - 1}' if n else 'logits'}"
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize(
+    ("family", "target"),
+    [
+        pytest.param(family, target, id=f"{family}-{target[1]}", marks=takers.in_turn(n, m, 1))
+        for n, family in enumerate(families())
+        for m, target in enumerate(TARGETS)
+    ],
+)
 def test_other_dtypes(family: str, target: tuple[str, str], told: Callable[[Case], Told], tmp_path: Path) -> None:
     """They lower, and float16 runs: how well is for porter verify to say."""
     original = told(sample_of(family))
