@@ -42,10 +42,10 @@ def test_a_sound_port_passes(family: str, dtype: str, tmp_path: Path) -> None:
     document = report(port, checkpoint, "dtype")
     found = checks(document)
     assert {check["status"] for check in found.values()} == {"pass", "measured"}
-    quantities = {"logits", "layers", "cache"} | ({"router"} if routed(family) else set())
+    quantities = {"logits", "layers", "cache"} | ({"router"} if has_experts(family) else set())
     every = EVERY - ({"noise floor: sdpa attention"} if family in WITHOUT_SDPA else set())
     assert set(found) == every | {f"{q}{kind}" for q in quantities for kind in KINDS} | {
-        f"routes forced: {q}" for q in (quantities if routed(family) else ())
+        f"routes forced: {q}" for q in (quantities if has_experts(family) else ())
     }
     for name in (*quantities, *(name for name in found if name.startswith("routes forced"))):
         low, high = found[name]["interval"]
@@ -56,7 +56,7 @@ def test_a_sound_port_passes(family: str, dtype: str, tmp_path: Path) -> None:
     assert_told_place_by_place(document, family)
 
 
-def routed(family: str) -> bool:
+def has_experts(family: str) -> bool:
     """Whether the sample of a family has experts."""
     built = families()[family].build(families()[family].read(tiny.sample(family)), "auto")
     return any(hasattr(layer.mlp, "experts") for layer in built.model.layers)
@@ -66,7 +66,7 @@ def assert_told_place_by_place(document: dict[str, Any], family: str) -> None:
     """The worst place of each quantity is the one that its check is about."""
     errors, found = document["figures"]["errors"], checks(document)
     scenarios = {"prompts": "", "routes forced": "routes forced: "}
-    assert {error["scenario"] for error in errors} == set(scenarios if routed(family) else ["prompts"])
+    assert {error["scenario"] for error in errors} == set(scenarios if has_experts(family) else ["prompts"])
     for scenario, prefix in scenarios.items():
         for quantity in {error["quantity"] for error in errors if error["scenario"] == scenario}:
             places = [e for e in errors if (e["scenario"], e["quantity"]) == (scenario, quantity)]
