@@ -20,7 +20,7 @@ from porter.model import Model
 from porter.package.files import CHECKPOINT
 from porter.verify.report import Check
 from porter.verify.stored import Tensors
-from porter.weights import Weight
+from porter.weights import Piece, Weight
 
 TINY = 2.0**-149  # where a block is all zeros, its scale may be zero, too
 HALF_A_STEP = 0.5 + 2.0**-14  # codes reach 127, and dividing and multiplying by the scale rounds in float32
@@ -40,7 +40,13 @@ def own_weights(port: Port, model: Model, wanted: Callable[[str], bool] = lambda
 
     Empty for a port without any. Raises ParityError where they cannot be read.
     """
-    return {name: part.numbers for name, part in _by_source(port, model, wanted)}
+    found: Tensors = {}
+    for piece, part in _by_source(port, model, wanted):
+        if part.numbers.shape == piece.shape:
+            found[piece.source] = part.numbers
+        else:  # several weights are made of it: what none of them holds is no number
+            found.setdefault(piece.source, torch.full(piece.shape, math.nan))[slice(*piece.rows)] = part.numbers
+    return found
 
 
 def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -> Check:
@@ -49,16 +55,17 @@ def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -
     `tensors` are the checkpoint's, by name. Raises ParityError where the port's cannot be read.
     """
     worst, where = 0.0, ""
-    for name, part in _by_source(port, model, lambda name: True):
-        off = (part.numbers.double() - tensors[name].double()).abs() / part.steps.double().abs().clamp(min=TINY)
+    for piece, part in _by_source(port, model, lambda name: True):
+        name, rows = piece.source, slice(*piece.rows)
+        off = (part.numbers.double() - tensors[name][rows].double()).abs() / part.steps.double().abs().clamp(min=TINY)
         largest = float(off.nan_to_num(nan=math.inf).max())
         if largest > worst:
             worst, where = largest, name
     return Check.at_most("steps from a number to its code", worst, HALF_A_STEP, where and f"worst in {where}")
 
 
-def _by_source(port: Port, model: Model, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Decoded]]:
-    """Each source tensor of a quantized weight: the weight's rows go back to where they came from."""
+def _by_source(port: Port, model: Model, wanted: Callable[[str], bool]) -> Iterator[tuple[Piece, Decoded]]:
+    """Each source tensor, or rows of one, of a quantized weight: its rows go back to where they came from."""
     files = _files(port)
     for weight in model.binding.weights:
         if weight.parameter.quantization is None or not any(wanted(piece.source) for piece in weight.pieces):
@@ -70,7 +77,9 @@ def _by_source(port: Port, model: Model, wanted: Callable[[str], bool]) -> Itera
             rows = slice(at, at + piece.size // columns)
             at = rows.stop
             if wanted(piece.source):
-                yield piece.source, Decoded(numbers[rows].reshape(piece.shape), steps[rows].reshape(piece.shape))
+                first, after = piece.rows
+                shape = (after - first, *piece.shape[1:])
+                yield piece, Decoded(numbers[rows].reshape(shape), steps[rows].reshape(shape))
 
 
 def _files(port: Port) -> dict[str, Path]:
