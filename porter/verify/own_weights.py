@@ -21,7 +21,7 @@ from porter.package.files import CHECKPOINT
 from porter.verify.cards import cards_of
 from porter.verify.report import Check
 from porter.verify.stored import Tensors
-from porter.weights import Weight
+from porter.weights import Piece, Weight
 
 TINY = 2.0**-149  # where a block is all zeros, its scale may be zero, too
 HALF_A_STEP = 0.5 + 2.0**-14  # codes reach 127, and dividing and multiplying by the scale rounds in float32
@@ -41,7 +41,13 @@ def own_weights(port: Port, model: Model, wanted: Callable[[str], bool] = lambda
 
     Empty for a port without any. Raises ParityError where they cannot be read.
     """
-    return {name: part.numbers for name, part in _by_source(port, model, wanted)}
+    found: Tensors = {}
+    for piece, part in _by_source(port, model, wanted):
+        if part.numbers.shape == piece.shape:
+            found[piece.source] = part.numbers
+        else:  # several weights are made of it: what none of them holds is no number
+            found.setdefault(piece.source, torch.full(piece.shape, math.nan))[_place(piece)] = part.numbers
+    return found
 
 
 def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -> Check:
@@ -50,42 +56,36 @@ def check_codes(port: Port, model: Model, tensors: Mapping[str, torch.Tensor]) -
     `tensors` are the checkpoint's, by name. Raises ParityError where the port's cannot be read.
     """
     worst, where = 0.0, ""
-    for name, part in _by_source(port, model, lambda name: True):
-        off = (part.numbers.double() - tensors[name].double()).abs() / part.steps.double().abs().clamp(min=TINY)
+    for piece, part in _by_source(port, model, lambda name: True):
+        name, numbers = piece.source, tensors[piece.source][_place(piece)].double()
+        off = (part.numbers.double() - numbers).abs() / part.steps.double().abs().clamp(min=TINY)
         largest = float(off.nan_to_num(nan=math.inf).max())
         if largest > worst:
             worst, where = largest, name
     return Check.at_most("steps from a number to its code", worst, HALF_A_STEP, where and f"worst in {where}")
 
 
-def _by_source(port: Port, model: Model, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Decoded]]:
-    """Each source tensor of a quantized weight: the weight's rows go back to where they came from, on each card."""
-    cards = [({w.parameter.name: w for w in its.binding.weights}, _files(card)) for card, its in cards_of(port, model)]
-    for name in dict.fromkeys(name for weights, _ in cards for name in weights):
-        found: dict[str, Decoded] = {}
-        for weight, files in ((weights[name], files) for weights, files in cards if name in weights):
-            if weight.parameter.quantization is not None and any(wanted(piece.source) for piece in weight.pieces):
-                _put_back(weight, _decode(weight, files), wanted, found)
-        yield from found.items()
+def _by_source(port: Port, model: Model, wanted: Callable[[str], bool]) -> Iterator[tuple[Piece, Decoded]]:
+    """Each source tensor, or a part of one, of a quantized weight: what a card has goes back to where it came from."""
+    for card, its in cards_of(port, model):
+        files = _files(card)
+        for weight in its.binding.weights:
+            if weight.parameter.quantization is None or not any(wanted(piece.source) for piece in weight.pieces):
+                continue
+            whole, at = _decode(weight, files), 0
+            columns = weight.parameter.shape[-1]
+            numbers, steps = whole.numbers.reshape(-1, columns), whole.steps.reshape(-1, columns)
+            for piece in weight.pieces:
+                rows = slice(at, at + piece.size // columns)
+                at = rows.stop
+                if wanted(piece.source):
+                    shape = torch.empty(piece.shape, device="meta")[_place(piece)].shape
+                    yield piece, Decoded(numbers[rows].reshape(shape), steps[rows].reshape(shape))
 
 
-def _put_back(weight: Weight, whole: Decoded, wanted: Callable[[str], bool], found: dict[str, Decoded]) -> None:
-    at, width = 0, weight.parameter.shape[-1]
-    numbers, steps = whole.numbers.reshape(-1, width), whole.steps.reshape(-1, width)
-    for piece in weight.pieces:
-        rows = slice(at, at + piece.size // width)
-        at = rows.stop
-        if not wanted(piece.source):
-            continue
-        part = Decoded(numbers[rows], steps[rows])
-        if piece.size == math.prod(piece.shape):
-            found[piece.source] = Decoded(part.numbers.reshape(piece.shape), part.steps.reshape(piece.shape))
-        else:
-            if piece.source not in found:
-                found[piece.source] = Decoded(torch.empty(piece.shape), torch.empty(piece.shape))
-            place = (slice(*piece.rows), *(slice(*span) for span in piece.inner or ()))
-            for into, values in ((found[piece.source].numbers, part.numbers), (found[piece.source].steps, part.steps)):
-                into[place] = values.reshape(into[place].shape)
+def _place(piece: Piece) -> tuple[slice, ...]:
+    """Where it lies in its source."""
+    return slice(*piece.rows), *(slice(*span) for span in piece.inner or ())
 
 
 def _files(port: Port) -> dict[str, Path]:
