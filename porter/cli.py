@@ -226,11 +226,7 @@ def plan(
 
 
 @app.command()
-def compile(
-    port: options.PORT,
-    sign: options.SIGN = None,
-    as_json: options.JSON = False,
-) -> None:
+def compile(port: options.PORT, sign: options.SIGN = None, as_json: options.JSON = False) -> None:
     """Compile a port with the vendor's own tool where it is installed; else tell the exact command."""
     from porter import compilation, render
 
@@ -251,12 +247,8 @@ def targets(
         _coverage(name, as_json)
         return
     result = catalogue.one_target(name) if name else catalogue.all_targets()
-    if as_json:
-        render.print_json(result)
-    elif name:
-        render_targets.print_target(result)
-    else:
-        render_targets.print_targets(result)
+    show = render_targets.print_target if name else render_targets.print_targets
+    render.print_json(result) if as_json else show(result)
 
 
 def _coverage(name: str | None, as_json: bool) -> None:

@@ -165,10 +165,9 @@ def demand_of(network: Decoder) -> Demand:
 
 def _layer(layer: DecoderLayer) -> Layer:
     experts = getattr(layer.mlp, "experts", None)
-    around = [*_parameters(layer.input_layernorm), *_parameters(layer.self_attn)]
-    rest = [*_parameters(layer.post_attention_layernorm), *_parameters(layer.mlp)]
-    if isinstance(experts, Experts):
-        rest = [p for p in rest if p not in (experts.gate_up_proj, experts.down_proj)]
+    before = [getattr(layer, name, None) for name in ("input_layernorm", "self_attn")]
+    around = [parameter for module in before if module for parameter in _parameters(module)]
+    rest = [p for p in _parameters(layer) if p not in around and not (experts and p in _parameters(experts))]
     rule = getattr(getattr(layer.mlp, "gate", None), "rule", {})
     return Layer(
         _attention(layer.self_attn), _weights(around), _weights(rest), _experts(experts, rule) if experts else None
@@ -176,7 +175,7 @@ def _layer(layer: DecoderLayer) -> Layer:
 
 
 def _parameters(module: Module) -> Iterable[Parameter]:
-    return module.parameters(module.path)
+    return list(module.parameters(module.path))
 
 
 def _attention(module: LatentAttention | GroupedQueryAttention) -> Attention:
@@ -189,7 +188,7 @@ def _attention(module: LatentAttention | GroupedQueryAttention) -> Attention:
 
 def _experts(module: Experts, rule: dict[str, int]) -> Routed:
     count = module.gate_up_proj.shape[0]
-    numbers = (math.prod(module.gate_up_proj.shape) + math.prod(module.down_proj.shape)) // count
+    numbers = sum(math.prod(parameter.shape) for parameter in _parameters(module)) // count
     return Routed(count, module.top_k, numbers, rule.get("groups", 1), rule.get("top_groups", 1))
 
 
@@ -230,7 +229,8 @@ def _widest(layer: DecoderLayer) -> int:
 def _columns(layer: DecoderLayer) -> Iterable[int]:
     experts, mlp = getattr(layer.mlp, "experts", None), getattr(layer.mlp, "shared_experts", layer.mlp)
     if experts:
-        yield experts.gate_up_proj.shape[1] // 2
+        gate_up, down = experts.gate_up_proj.shape, experts.down_proj.shape
+        yield down[-1] if gate_up[-1] == down[1] else down[1]  # maps lie with their outputs first, or their inputs
     if hasattr(mlp, "gate_proj"):
         yield mlp.gate_proj.weight.shape[0]
 
