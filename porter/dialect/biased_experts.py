@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from porter.dialect.experts import active_experts, when_open
+from porter.dialect.dispatch import few_else_all, loop_over_active, shares, summed_by_token, when_open
 from porter.dialect.function import function
 from porter.dialect.swiglu import CLAMPED_SWIGLU
 from porter.graph import Graph, cast, element_type, width
@@ -34,37 +34,18 @@ def BIASED_EXPERTS(
     limit: float,
     few: int | None = None,
 ) -> ir.Value:
-    """A Loop over the experts that were hit, as in Experts."""
+    """A Loop over the experts that were hit."""
     op = graph.op
-    active = active_experts(graph, experts, width(gate_up, 0))
-    rounds = op.Squeeze(op.Shape(active))
-    zeros = op.ConstantOfShape(op.Shape(x), value=ir.tensor([0.0], dtype=ir.DataType.FLOAT))
-    start = cast(graph, zeros, element_type(x))
 
-    def round_of(i: ir.Value, go_on: ir.Value, total: ir.Value) -> list[ir.Value]:
-        expert = op.Gather(active, i, axis=0)  # scalar
+    def expert_of(expert: ir.Value, rows: ir.Value) -> ir.Value:
         first, first_bias, second, second_bias = (
             op.Gather(part, expert, axis=0) for part in (gate_up, gate_up_bias, down, down_bias)
         )
-        pairs = op.Transpose(op.NonZero(op.Equal(experts, expert)), perm=[1, 0])  # [n, 2]: token, place in its top k
-        token, _ = op.Split(pairs, axis=1, outputs=2)  # [n, 1]
-        hidden = op.Add(op.Gemm(op.GatherND(x, token), first), first_bias)  # [n, 2F]
+        hidden = op.Add(op.Gemm(rows, first), first_bias)  # [n, 2F]
         hidden = _gated(graph, hidden, width(down, 1), alpha, limit)
-        result = op.Add(op.Gemm(hidden, second), second_bias)  # [n, D]
-        share = op.Unsqueeze(op.GatherND(weights, pairs), graph.ints(1))  # [n, 1]
-        result = cast(graph, op.Mul(cast(graph, result, ir.DataType.FLOAT), share), element_type(x))
-        return [op.Identity(go_on), op.ScatterND(total, token, op.Add(op.GatherND(total, token), result))]
+        return op.Add(op.Gemm(hidden, second), second_bias)  # [n, D]
 
-    inputs = [
-        ir.Value(name=f"{graph.where()}.{name}", type=ir.TensorType(dtype), shape=shape)
-        for name, dtype, shape in (
-            ("round", ir.DataType.INT64, ir.Shape([])),
-            ("go_on", ir.DataType.BOOL, ir.Shape([])),
-            ("total", element_type(x), None),
-        )
-    ]
-    body = graph.subgraph(inputs, round_of)
-    return op.Loop(rounds, graph.constant(True, ir.DataType.BOOL), start, body=body, outputs=1)
+    return loop_over_active(graph, x, weights, experts, width(gate_up, 0), expert_of)
 
 
 @BIASED_EXPERTS.alternative("If", when=when_open)
@@ -79,17 +60,13 @@ def gather_few_else_all_biased(
     limit: float,
     few: int | None = None,
 ) -> ir.Value:
-    """For front ends without Loop, as in Experts."""
-    op = graph.op
-    tokens = op.Gather(op.Shape(x), graph.constant(0, ir.DataType.INT64), axis=0)
-    small = op.LessOrEqual(tokens, graph.constant(width(parts[0], 0) // top_k, ir.DataType.INT64))
+    """For front ends without Loop."""
 
-    def through(body: Callable[..., ir.Value]) -> ir.Graph:
-        rule = {"top_k": top_k, "alpha": alpha, "limit": limit}
-        return graph.subgraph([], lambda: [body(graph, x, weights, experts, *parts, **rule)])
+    def through(body: Callable[..., ir.Value]) -> Callable[[], ir.Value]:
+        return lambda: body(graph, x, weights, experts, *parts, top_k=top_k, alpha=alpha, limit=limit)
 
-    then_branch, else_branch = through(gather_chosen_biased), through(multiply_all_biased)
-    return op.If(small, then_branch=then_branch, else_branch=else_branch, outputs=1)
+    few_of_them, all_of_them = through(gather_chosen_biased), through(multiply_all_biased)
+    return few_else_all(graph, x, width(parts[0], 0) // top_k, few_of_them, all_of_them)
 
 
 @BIASED_EXPERTS.alternative(when=lambda attributes: bool(attributes.get("few")))
@@ -113,9 +90,7 @@ def gather_chosen_biased(
     hidden = op.Add(op.MatMul(rows, first), op.Unsqueeze(first_bias, graph.ints(1)))  # [T*K, 1, 2F]
     hidden = _gated(graph, hidden, width(parts[2], 1), alpha, limit, 1)
     results = op.Add(op.MatMul(hidden, second), op.Unsqueeze(second_bias, graph.ints(1)))  # [T*K, 1, D]
-    results = cast(graph, op.Reshape(results, graph.ints(-1, top_k, hidden_size)), ir.DataType.FLOAT)  # [T, K, D]
-    results = op.Mul(results, op.Unsqueeze(weights, graph.ints(2)))
-    return cast(graph, op.ReduceSum(results, graph.ints(1), keepdims=0), element_type(x))
+    return summed_by_token(graph, results, weights, top_k, hidden_size, element_type(x))
 
 
 @BIASED_EXPERTS.alternative()
@@ -137,9 +112,7 @@ def multiply_all_biased(
     hidden = op.Add(op.MatMul(copies, gate_up), op.Unsqueeze(gate_up_bias, graph.ints(1)))  # [E, T, 2F]
     hidden = _gated(graph, hidden, width(down, 1), alpha, limit, count)
     results = op.Add(op.MatMul(hidden, down), op.Unsqueeze(down_bias, graph.ints(1)))  # [E, T, D]
-    numbers = graph.constant([[[n]] for n in range(count)], ir.DataType.INT64)  # [E, 1, 1]
-    chosen = op.Cast(op.Equal(numbers, experts), to=ir.DataType.FLOAT)  # [E, T, K]
-    share = op.ReduceSum(op.Mul(chosen, weights), graph.ints(2), keepdims=1)  # [E, T, 1]
+    share = shares(graph, experts, weights, count, keepdims=1)  # [E, T, 1]
     total = op.ReduceSum(op.Mul(cast(graph, results, ir.DataType.FLOAT), share), graph.ints(0), keepdims=0)  # [T, D]
     return cast(graph, total, element_type(x))
 

@@ -9,13 +9,14 @@ With {offset} E counts the experts from that number on; the others are on other 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 from porter.dialect.dequantize import DEQUANTIZE
+from porter.dialect.dispatch import few_else_all, loop_over_active, shares, summed_by_token, when_open
 from porter.dialect.function import function
 from porter.dialect.swiglu import SWIGLU
 from porter.graph import Graph, cast, element_type, width
@@ -49,11 +50,6 @@ class Stack:
         return cast(graph, DEQUANTIZE(graph, *parts, bits=self.bits, block=self.block, shape=shape), self.dtype)
 
 
-def when_open(attributes: Mapping[str, Any]) -> bool:
-    """Whether the number of tokens shows in a call only."""
-    return attributes.get("few") is None
-
-
 @function("Experts", needs=("Loop", "NonZero"), when=when_open)
 def EXPERTS(
     graph: Graph,
@@ -73,43 +69,17 @@ def EXPERTS(
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
-    """A Loop over the experts that were hit: only their weights are read, only their tokens computed.
-
-    Each round adds to the rows of its tokens by Gather, Add and ScatterND: a token meets an expert once, so no
-    reduction is needed, which some importers drop silently.
-    """
+    """A Loop over the experts that were hit."""
     op = graph.op
     scales = (gate_up_scale, gate_up_zero_point, down_scale, down_zero_point)
     first, second = _stacks(gate_up, down, scales, element_type(x), bits, block)
-    experts = _here(graph, experts, offset)
-    active = active_experts(graph, experts, width(gate_up, 0))
-    rounds = op.Squeeze(op.Shape(active))
-    start = cast(
-        graph, op.ConstantOfShape(op.Shape(x), value=ir.tensor([0.0], dtype=ir.DataType.FLOAT)), element_type(x)
-    )
 
-    def round_of(i: ir.Value, go_on: ir.Value, total: ir.Value) -> list[ir.Value]:
-        expert = op.Gather(active, i, axis=0)  # scalar
-        pairs = op.Transpose(op.NonZero(op.Equal(experts, expert)), perm=[1, 0])  # [n, 2]: token, place in its top k
-        token, _ = op.Split(pairs, axis=1, outputs=2)  # [n, 1]
-        rows = op.GatherND(x, token)  # [n, D]
+    def expert_of(expert: ir.Value, rows: ir.Value) -> ir.Value:
         hidden = op.Gemm(rows, first.at(graph, expert), transB=1)  # [n, 2F]
         hidden = SWIGLU(graph, *op.Split(hidden, axis=-1, outputs=2))  # [n, F]
-        result = op.Gemm(hidden, second.at(graph, expert), transB=1)  # [n, D]
-        share = op.Unsqueeze(op.GatherND(weights, pairs), graph.ints(1))  # [n, 1]
-        result = cast(graph, op.Mul(cast(graph, result, ir.DataType.FLOAT), share), element_type(x))
-        return [op.Identity(go_on), op.ScatterND(total, token, op.Add(op.GatherND(total, token), result))]
+        return op.Gemm(hidden, second.at(graph, expert), transB=1)  # [n, D]
 
-    inputs = [
-        ir.Value(name=f"{graph.where()}.{name}", type=ir.TensorType(dtype), shape=shape)
-        for name, dtype, shape in (
-            ("round", ir.DataType.INT64, ir.Shape([])),
-            ("go_on", ir.DataType.BOOL, ir.Shape([])),
-            ("total", element_type(x), None),
-        )
-    ]
-    body = graph.subgraph(inputs, round_of)
-    return op.Loop(rounds, graph.constant(True, ir.DataType.BOOL), start, body=body, outputs=1)
+    return loop_over_active(graph, x, weights, _here(graph, experts, offset), width(gate_up, 0), expert_of)
 
 
 @EXPERTS.alternative("If", when=when_open)
@@ -127,19 +97,13 @@ def gather_few_else_all(
     bits: int | None = None,
     block: int | None = None,
 ) -> ir.Value:
-    """For front ends without Loop: gathers the weights that each token needs where that reads no
-    more than all experts (decode), else multiplies by all of them and keeps what was chosen (prefill).
-    """
-    op = graph.op
-    tokens = op.Gather(op.Shape(x), graph.constant(0, ir.DataType.INT64), axis=0)
-    small = op.LessOrEqual(tokens, graph.constant(width(gate_up, 0) // top_k, ir.DataType.INT64))
+    """For front ends without Loop."""
 
-    def through(body: Callable[..., ir.Value]) -> ir.Graph:
+    def through(body: Callable[..., ir.Value]) -> Callable[[], ir.Value]:
         inputs = (x, weights, experts, gate_up, down, *scales)
-        return graph.subgraph([], lambda: [body(graph, *inputs, top_k=top_k, offset=offset, bits=bits, block=block)])
+        return lambda: body(graph, *inputs, top_k=top_k, offset=offset, bits=bits, block=block)
 
-    then_branch, else_branch = through(gather_chosen), through(multiply_all)
-    return op.If(small, then_branch=then_branch, else_branch=else_branch, outputs=1)
+    return few_else_all(graph, x, width(gate_up, 0) // top_k, through(gather_chosen), through(multiply_all))
 
 
 @EXPERTS.alternative(when=lambda attributes: bool(attributes.get("few")))
@@ -168,9 +132,7 @@ def gather_chosen(
     hidden = op.MatMul(first.at(graph, chosen, -1), rows)  # [T*K, 2F, 1]
     hidden = SWIGLU(graph, *op.Split(hidden, axis=1, outputs=2))  # [T*K, F, 1]
     results = op.MatMul(second.at(graph, chosen, -1), hidden)  # [T*K, D, 1]
-    results = cast(graph, op.Reshape(results, graph.ints(-1, top_k, hidden_size)), ir.DataType.FLOAT)  # [T, K, D]
-    results = op.Mul(results, op.Unsqueeze(weights, graph.ints(2)))
-    return cast(graph, op.ReduceSum(results, graph.ints(1), keepdims=0), element_type(x))
+    return summed_by_token(graph, results, weights, top_k, hidden_size, element_type(x))
 
 
 @EXPERTS.alternative()
@@ -194,9 +156,7 @@ def multiply_all(
     hidden = op.MatMul(first.all(graph), op.Transpose(x, perm=[1, 0]))  # [E, 2F, T]
     hidden = SWIGLU(graph, *op.Split(hidden, axis=1, outputs=2))  # [E, F, T]
     results = cast(graph, op.MatMul(second.all(graph), hidden), ir.DataType.FLOAT)  # [E, D, T]
-    numbers = graph.constant([[[n]] for n in range(count)], ir.DataType.INT64)  # [E, 1, 1]
-    chosen = op.Cast(op.Equal(numbers, _here(graph, experts, offset)), to=ir.DataType.FLOAT)  # [E, T, K]
-    share = op.ReduceSum(op.Mul(chosen, weights), graph.ints(2), keepdims=0)  # [E, T]
+    share = shares(graph, _here(graph, experts, offset), weights, count, keepdims=0)  # [E, T]
     total = op.ReduceSum(op.Mul(results, op.Unsqueeze(share, graph.ints(1))), graph.ints(0), keepdims=0)  # [D, T]
     return cast(graph, op.Transpose(total, perm=[1, 0]), element_type(x))
 
@@ -224,12 +184,3 @@ def _within(graph: Graph, experts: ir.Value, weights: ir.Value, count: int) -> t
     op, zero, after = graph.op, graph.constant(0, ir.DataType.INT64), graph.constant(count, ir.DataType.INT64)
     mine = op.And(op.LessOrEqual(zero, experts), op.Less(experts, after))
     return op.Where(mine, experts, zero), op.Where(mine, weights, graph.constant(0.0, ir.DataType.FLOAT))
-
-
-def active_experts(graph: Graph, experts: ir.Value, count: int) -> ir.Value:
-    """The experts that any token chose, ascending: int64 [A]."""
-    op = graph.op
-    numbers = graph.constant([[n] for n in range(count)], ir.DataType.INT64)  # [E, 1]
-    hit = op.Equal(op.Reshape(experts, graph.ints(1, -1)), numbers)  # [E, T*K]
-    hit = op.ReduceMax(op.Cast(hit, to=ir.DataType.FLOAT), axes=[1], keepdims=0)  # [E]
-    return op.Reshape(op.NonZero(hit), graph.ints(-1))
