@@ -19,7 +19,7 @@ from porter.model import Model
 from porter.verify import findings
 from porter.verify.benchmark import Parties
 from porter.verify.decoding import Decoded, at_once, decode_original, decode_port
-from porter.verify.intervals import Pair, Sides, Statistic, judge, mean, root_mean
+from porter.verify.intervals import Pair, Sides, Statistic, judge, mean, root_mean, worst_of
 from porter.verify.logits import divergence
 from porter.verify.paths import Path, paths_of, texts_of
 from porter.verify.prompts import Prompts
@@ -34,7 +34,6 @@ SLOPE_LIMIT = 0.5
 FLOOR = 2.0**-50  # of divergences: the rounding of float64 in the sum
 KEPT = 2**29  # bytes that the logits of texts which are decoded together may take in float64
 POINTS = 4  # with fewer stretches no line is drawn
-WORST = ("fail", "inconclusive", "pass")
 
 
 @dataclass
@@ -170,10 +169,8 @@ def _folded(path: Path, found: Sequence[Place]) -> list[Check]:
     """One check for each quantity, at the place where it is worst."""
     checks = []
     for quantity in dict.fromkeys(place.quantity for place in found):
-        places = [place for place in found if place.quantity == quantity]
-        worst = min(places, key=lambda place: (WORST.index(place.check.status), -place.check.value))
-        detail = "; ".join(filter(None, (f"worst at {worst.name()}", worst.check.detail)))
-        checks.append(replace(worst.check, name=f"{path.name}: {quantity}", detail=detail))
+        worst = worst_of({place.name(): place.check for place in found if place.quantity == quantity})
+        checks.append(replace(worst, name=f"{path.name}: {quantity}"))
     return checks
 
 

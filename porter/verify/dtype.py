@@ -18,7 +18,7 @@ import numpy as np
 
 from porter.verify import findings
 from porter.verify.benchmark import Benchmark, Errors, Key
-from porter.verify.intervals import Pair, Statistic, judge, percentile, pooled, root_pooled, size_pooled
+from porter.verify.intervals import Pair, Statistic, judge, percentile, pooled, root_pooled, size_pooled, worst_of
 from porter.verify.report import Check, ErrorAt, Figures, Level
 
 # Times the original's own. In brackets what sound ports reach in float16 and bfloat16, and the ends of their intervals:
@@ -33,7 +33,6 @@ SMALL_LIMIT = 2.0  # of the few numbers that are small (1.28, 1.93)
 BIAS_LIMIT = 2.0  # (1.44, 1.75)
 BIAS_FLOOR = 0.1  # of all errors, more on one side than on the other: as good as none
 FEWEST = 200  # small numbers: fewer say little of a ratio
-WORST = ("fail", "inconclusive", "pass")
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,14 @@ def _limit(measure: Measure, quantity: str, dtype: str) -> float:
 
 
 def _worst(errors: Errors, quantity: str, measure: Measure, dtype: str, variants: list[Errors]) -> Check:
-    checks = []
+    checks = {}
     for place in errors.places(quantity):
         key = quantity, place
         limit = max([_limit(measure, quantity, dtype), *(_reached(variant, key, measure) for variant in variants)])
         sides = errors.found[key][measure.name].pair()
-        check = judge(quantity + measure.suffix, sides, measure.statistic, limit, _nothing(errors, key, measure))
-        where = f"worst at {place}" if place else ""
-        checks.append(replace(check, detail="; ".join(filter(None, (where, check.detail)))))
-    return min(checks, key=lambda check: (WORST.index(check.status), -check.value))
+        name, nothing = quantity + measure.suffix, _nothing(errors, key, measure)
+        checks[place] = judge(name, sides, measure.statistic, limit, nothing)
+    return worst_of(checks)
 
 
 def _nothing(errors: Errors, key: Key, measure: Measure) -> float:

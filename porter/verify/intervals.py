@@ -7,8 +7,8 @@ interval is beyond; else the prompts do not decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from porter.verify.report import Check, Measured, Status
 
 SEED = 20250127
 RESAMPLES = 1000
+WORST = ("fail", "inconclusive", "pass")
 TAILS = (2.5, 97.5)  # percent: an interval that holds the true ratio 95 times in 100
 
 NOT_FINITE = "the original gives values that are not finite at this dtype: take a wider --dtype"
@@ -103,6 +104,13 @@ def judge(name: str, pair: Pair, statistic: Statistic, limit: float | None, floo
     low, high = np.percentile((ports + floor) / (owns + floor), TAILS, method="nearest").tolist()
     status, detail = _verdict(low, high, limit, len(pair.port))
     return Check(name, (port + floor) / (own + floor), limit, status, detail, Measured(*figures, (low, high)))
+
+
+def worst_of(checks: Mapping[str, Check]) -> Check:
+    """Of one quantity, by its places: the check that is furthest from passing, with its place told."""
+    place, worst = min(checks.items(), key=lambda one: (WORST.index(one[1].status), -one[1].value))
+    where = f"worst at {place}" if place else ""
+    return replace(worst, detail="; ".join(filter(None, (where, worst.detail))))
 
 
 def _verdict(low: float, high: float, limit: float, prompts: int) -> tuple[Status, str]:

@@ -54,15 +54,20 @@ def numbers_of(port: Path, name: str) -> Iterator[np.ndarray]:
         yield weight.view(ml_dtypes.bfloat16) if weight.dtype == np.uint16 else weight
 
 
-def in_graph(edit: Callable[[GraphProto], object]) -> Callable[[Path], None]:
+def in_graph(*edits: Callable[[GraphProto], object]) -> Callable[[Path], None]:
+    """Edits of a port's graph, one after the other."""
+
     def plant(port: Path) -> None:
         with graph_of(port) as graph:
-            edit(graph)
+            for edit in edits:
+                edit(graph)
 
     return plant
 
 
 def in_weight(name: str, edit: Callable[[np.ndarray], object]) -> Callable[[Path], None]:
+    """A weight of a port changed in place."""
+
     def plant(port: Path) -> None:
         with numbers_of(port, name) as weight:
             edit(weight)

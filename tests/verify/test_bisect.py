@@ -15,7 +15,16 @@ import onnx
 import pytest
 import tiny
 from command import run, spawn
-from faults import BIAS, EXPERTS, PLACES, Place, scale_routed_experts_by_two_percent_less
+from faults import (
+    BIAS,
+    EXPERTS,
+    PLACES,
+    Place,
+    in_graph,
+    in_weight,
+    scale_routed_experts_by_two_percent_less,
+    transpose,
+)
 from faults import PLANTED as FAULTS
 from onnx import GraphProto
 from surgery import constants, graph_of, rewire, set_value, value_of, weight_of
@@ -35,33 +44,13 @@ from porter.verify.stages import Stages, whole
 from porter.verify.stories import each_size, stories_of
 
 
-def scaled(name: str, factor: float = 1.001) -> Callable[[Path], None]:
+def scaled(name: str) -> Callable[[Path], None]:
     """A weight that is a little too large."""
 
-    def plant(port: Path) -> None:
-        with weight_of(port, name) as weight:
-            weight[:] = weight * np.float32(factor)
+    def enlarge(weight: np.ndarray) -> None:
+        weight *= np.float32(1.001)
 
-    return plant
-
-
-def transposed(name: str) -> Callable[[Path], None]:
-    """A square weight the wrong way round."""
-
-    def plant(port: Path) -> None:
-        with weight_of(port, name) as weight:
-            weight[:] = weight.T.copy()
-
-    return plant
-
-
-def in_graph(*edits: Callable[[GraphProto], object]) -> Callable[[Path], None]:
-    def plant(port: Path) -> None:
-        with graph_of(port) as graph:
-            for edit in edits:
-                edit(graph)
-
-    return plant
+    return in_weight(name, enlarge)
 
 
 def operator(result: str, kind: str) -> Callable[[GraphProto], None]:
@@ -95,7 +84,7 @@ DENSE: dict[str, tuple[Callable[[Path], None], Place]] = {
     "final-norm": (scaled("model.norm.weight"), (None, "norm")),
     "output": (scaled("lm_head.weight"), (None, "lm_head")),
     "rope": (scaled("model.rotary_emb.sin"), (None, "rotary_emb")),
-    "transposed": (transposed(LAYER + "self_attn.o_proj.weight"), (1, "self_attn.o_proj")),
+    "transposed": (in_weight(LAYER + "self_attn.o_proj.weight", transpose), (1, "self_attn.o_proj")),
     "values": (scaled(LAYER + "self_attn.v_proj.weight"), (1, "self_attn.v_proj")),
     "second-norm": (scaled(LAYER + "post_attention_layernorm.weight"), (1, "post_attention_layernorm")),
     "queries-turned-back": (in_graph(operator(LAYER + "self_attn.RotaryEmbedding.Sub", "Add")), (1, "self_attn")),
