@@ -34,7 +34,9 @@ Watch = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """The digests of what is compared; `port` over a list of its files as sha256sum writes it, sorted by name."""
+    """The digests of what is compared; `port` over a list of its files as sha256sum writes it, sorted by name. Of the
+    checkpoint none where nothing is looked up by them.
+    """
 
     port: str
     checkpoint: Mapping[str, str]
@@ -60,8 +62,9 @@ def verify(
         check_free(folder, levels)
     watch("taking digests")
     digests = Digests(cache_folder())
-    subject, record = _subject(digests, port, against), None
-    if subject is not None and _recordable(options):
+    record, recordable = None, _recordable(options)
+    subject = _subject(digests, port, against if recordable else None)
+    if subject is not None and recordable:
         record = cache_folder() / "verdicts" / f"{_key(digests, subject, levels, options)}.json"
     if record is not None and not fresh and (found := _found(record)):
         where = {"port": str(port), "against": str(against), "seconds": round(time.monotonic() - begun, 3)}
@@ -135,7 +138,7 @@ def _key(digests: Digests, subject: Subject, levels: Sequence[str], options: Map
     return _sha256(json.dumps(material, sort_keys=True))
 
 
-def _subject(digests: Digests, port: Path, against: Path) -> Subject | None:
+def _subject(digests: Digests, port: Path, against: Path | None) -> Subject | None:
     """None where either is not what it should be, which the verification says better."""
     try:
         manifest = json.loads((port / MANIFEST).read_bytes())
@@ -143,7 +146,8 @@ def _subject(digests: Digests, port: Path, against: Path) -> Subject | None:
         names |= {SIGNATURE} & set(os.listdir(port))
         files = {p.relative_to(port).as_posix(): d for p, d in digests.of(port / name for name in names).items()}
         files[MANIFEST] = hashlib.sha256(_completed(port, manifest, files)).hexdigest()
-        theirs = digests.of(path for path in _of_checkpoint(against) if path.suffix in READ and path.is_file())
+        read = _of_checkpoint(against) if against else ()
+        theirs = digests.of(path for path in read if path.suffix in READ and path.is_file())
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))

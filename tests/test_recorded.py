@@ -274,3 +274,21 @@ def test_a_digest_is_not_relied_on_where_a_clock_may_not_have_ticked(cache: Path
     for taken, relied_on in ((now, False), (now + 3 * digests.MOMENT, True)):
         kept.write_text(json.dumps({"file": entry | {"sha256": "remembered", "taken_ns": taken}}))
         assert (taker.of([path])[path] == "remembered") == relied_on
+
+
+@pytest.mark.parametrize(("bisect", "read"), [(False, True), (True, False)])
+def test_a_checkpoint_is_read_for_a_record_alone(
+    bisect: bool, read: bool, llama: Path, llama_port: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Begun(Exception):
+        """The verification itself, which is not what this is about."""
+
+    def story(*_: object, **__: object) -> None:
+        raise Begun
+
+    taken: list[Path] = []
+    monkeypatch.setattr("porter.verify.verify", story)
+    monkeypatch.setattr(recorded, "_of_checkpoint", lambda folder: taken.append(folder) or [])
+    with pytest.raises(Begun):
+        recorded.verify(llama_port, llama, levels=["semantics"], bisect=tmp_path / "block" if bisect else None)
+    assert taken == ([llama] if read else [])
