@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from porter.blocks.attention import GroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, GatedSharedMixtureOfExperts, Router
-from porter.families._common import WindowedConfig, decoder, stacked_experts
+from porter.families import _stepped
+from porter.families._common import WindowedConfig, decoder
 from porter.layout import ONE_CARD, Layout
-from porter.weights import Rule
 
 MODEL_TYPES = ("qwen2_moe",)
 
 
 @dataclass(frozen=True)
-class Config(WindowedConfig):
+class Config(WindowedConfig, _stepped.SteppedConfig):
     """transformers' Qwen2MoeConfig."""
 
-    aliases: ClassVar = {"num_local_experts": "num_experts"}
     zeros = frozenset({"sliding_window"})  # how transformers 5 writes that there is none
 
     vocab_size: int = 151936
@@ -30,25 +28,18 @@ class Config(WindowedConfig):
     num_attention_heads: int = 16
     num_key_value_heads: int | None = 16
     max_position_embeddings: int = 32768
-    head_dim: int | None = None
     qkv_bias: bool = True
     use_sliding_window: bool = False
     max_window_layers: int = 28
-    decoder_sparse_step: int = 1
     moe_intermediate_size: int = 1408
     shared_expert_intermediate_size: int = 5632
     num_experts_per_tok: int = 4
     num_experts: int = 60
-    norm_topk_prob: bool = False
-    mlp_only_layers: list[int] | None = None
 
     def check(self) -> None:
         super().check()
         if self.use_sliding_window:
             self.above_zero("sliding_window")
-        self.at_most("num_experts_per_tok", self.num_experts, "num_experts")
-        if self.head_dim is None:
-            self.divides("num_attention_heads", "hidden_size")
 
     @property
     def window(self) -> int | None:
@@ -56,10 +47,6 @@ class Config(WindowedConfig):
 
     def windowed(self, layer: int) -> bool:
         return layer % 2 == 0 and layer < self.max_window_layers
-
-    def routed(self, layer: int) -> bool:
-        """Whether a layer has routed experts or one dense MLP."""
-        return layer not in (self.mlp_only_layers or []) and (layer + 1) % self.decoder_sparse_step == 0
 
 
 def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
@@ -97,7 +84,4 @@ def _experts(config: Config, layout: Layout) -> GatedSharedMixtureOfExperts:
     )
 
 
-def weights(config: Config) -> tuple[Rule, ...]:
-    """Experts are one tensor each on disk, or fused."""
-    sizes = (config.num_experts, config.hidden_size, config.moe_intermediate_size)
-    return stacked_experts("mlp", *sizes, gate="gate_proj", up="up_proj", down="down_proj")
+weights = _stepped.weights

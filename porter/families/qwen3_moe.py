@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from porter.blocks.attention import NormedGroupedQueryAttention
 from porter.blocks.decoder import Decoder, DecoderLayer
 from porter.blocks.mlp import GatedMLP
 from porter.blocks.moe import Experts, MixtureOfExperts, Router
-from porter.families._common import decoder, stacked_experts
-from porter.families._config import DecoderConfig
+from porter.families import _stepped
+from porter.families._common import decoder
 from porter.layout import ONE_CARD, Layout
-from porter.weights import Rule
 
 MODEL_TYPES = ("qwen3_moe",)
 
 
 @dataclass(frozen=True)
-class Config(DecoderConfig):
+class Config(_stepped.SteppedConfig):
     """transformers' Qwen3MoeConfig."""
-
-    aliases: ClassVar = {"num_local_experts": "num_experts"}  # how transformers 5 writes it
 
     vocab_size: int = 151936
     hidden_size: int = 2048
@@ -29,26 +25,9 @@ class Config(DecoderConfig):
     num_hidden_layers: int = 24
     num_key_value_heads: int | None = 4
     max_position_embeddings: int = 32768
-    head_dim: int | None = None
     attention_bias: bool = False
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
-    decoder_sparse_step: int = 1
-    moe_intermediate_size: int = 768
-    num_experts_per_tok: int = 8
-    num_experts: int = 128
-    norm_topk_prob: bool = False
-    mlp_only_layers: list[int] | None = None
-
-    def check(self) -> None:
-        super().check()
-        self.at_most("num_experts_per_tok", self.num_experts, "num_experts")
-        if self.head_dim is None:
-            self.divides("num_attention_heads", "hidden_size")
-
-    def routed(self, layer: int) -> bool:
-        """Whether a layer has routed experts or one dense MLP."""
-        return layer not in (self.mlp_only_layers or []) and (layer + 1) % self.decoder_sparse_step == 0
 
 
 def network(config: Config, layout: Layout = ONE_CARD) -> Decoder:
@@ -86,7 +65,4 @@ def _experts(config: Config, layout: Layout) -> MixtureOfExperts:
     )
 
 
-def weights(config: Config) -> tuple[Rule, ...]:
-    """Experts are one tensor each on disk, or fused."""
-    sizes = (config.num_experts, config.hidden_size, config.moe_intermediate_size)
-    return stacked_experts("mlp", *sizes, gate="gate_proj", up="up_proj", down="down_proj")
+weights = _stepped.weights
